@@ -1,0 +1,70 @@
+"""Low-rank adapters through PEFT, behind the contract of the other variants.
+
+PEFT makes the layers from its own `LoraConfig`; where they stand and how strongly they act is decided here.
+"""
+
+from typing import Protocol
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from acfun.cfun.sites import Group, Site, find_attention_blocks, find_children, find_res_blocks
+from acfun.errors import ConfigError
+
+ADAPTER_NAME = "acfun"
+
+CONVOLUTIONS = ("conv1", "conv2")
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class _FindParents(Protocol):
+    def __call__(self, unet: nn.Module, groups: tuple[Group, ...]) -> list[Site]: ...
+
+
+class LoraVariant:
+    """LoRA on named layers of the ResBlocks, or (for the ablation) of the attention blocks."""
+
+    def __init__(self, find_parents: _FindParents, target_modules: tuple[str, ...]) -> None:
+        self.find_parents = find_parents
+        self.target_modules = target_modules
+
+    def find_sites(self, unet: nn.Module, groups: tuple[Group, ...]) -> list[Site]:
+        return find_children(self.find_parents(unet, groups), self.target_modules)
+
+    def wrap(self, sites: list[Site], rank: int) -> list[nn.Module]:
+        for site in sites:
+            _check_is_free(site)
+        # PEFT works on a holder, not on the UNet, so that nothing else of the UNet is marked or frozen by it.
+        holder = nn.ModuleDict({str(index): site.module for index, site in enumerate(sites)})
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(holder.keys()))
+        inject_adapter_in_model(config, holder, adapter_name=ADAPTER_NAME)
+        layers = list(holder.values())
+        for layer in layers:
+            # A tensor, because a compiled UNet keeps the value of a Python float.
+            _as_lora(layer).scaling[ADAPTER_NAME] = torch.ones(())
+        return layers
+
+    def scale_of(self, layer: nn.Module) -> Tensor:
+        scale: Tensor = _as_lora(layer).scaling[ADAPTER_NAME]
+        return scale
+
+
+LORA = LoraVariant(find_res_blocks, CONVOLUTIONS)
+ATTENTION_LORA = LoraVariant(find_attention_blocks, PROJECTIONS)
+
+
+def _as_lora(layer: nn.Module) -> LoraLayer:
+    if not isinstance(layer, LoraLayer):
+        raise TypeError(f"expected a LoRA layer of PEFT, found {type(layer).__name__}")
+    return layer
+
+
+def _check_is_free(site: Site) -> None:
+    if isinstance(site.module, BaseTunerLayer):
+        raise ConfigError(
+            f"{site.name} carries an adapter already ({type(site.module).__name__}): fuse or unload it "
+            "before a style with LoRA is put in",
+        )

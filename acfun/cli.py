@@ -1,0 +1,69 @@
+"""The `acfun` command: exit code 0, 1 for an explained error, 2 for wrong usage, 130 when interrupted."""
+
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+import acfun
+from acfun.commands.apply import apply
+from acfun.commands.demo import demo
+from acfun.commands.doctor import doctor
+from acfun.commands.fit import INTERRUPTED, fit
+from acfun.commands.generate import generate
+from acfun.commands.session import print_error, print_message
+from acfun.commands.show import show
+from acfun.commands.stylize import stylize
+from acfun.errors import AcfunError
+from acfun.process import restart_with_malloc_settings
+
+
+class ExplainingGroup(TyperGroup):
+    """Turns the errors that acfun explains into a message and an exit code; any other error is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AcfunError as error:
+            print_error(error)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            print_message("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    name="acfun",
+    cls=ExplainingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (stylize, fit, apply, show, generate, doctor, demo):
+    app.command()(command)
+
+
+def print_version(is_asked: bool) -> None:
+    """Print the version and stop."""
+    if is_asked:
+        print(acfun.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    """One-shot face stylization: a photograph painted in the manner of one picture."""
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    restart_with_malloc_settings()
+    app()
+
+
+if __name__ == "__main__":
+    main()

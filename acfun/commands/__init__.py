@@ -1,0 +1,1 @@
+"""The subcommands of `acfun`, one file each; none imports a heavy library before it runs."""

@@ -1,0 +1,110 @@
+"""`acfun apply`: a fitted style on photographs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from acfun.commands import options
+from acfun.commands.session import Session, make_output_dir, print_error
+from acfun.errors import ConfigError, ImageError, NoFaceFoundError
+
+if TYPE_CHECKING:
+    from acfun.photo import EncodeIdentity, Sampling
+
+SUFFIX = ".png"
+
+
+def apply(
+    context: typer.Context,
+    style: Annotated[Path, typer.Argument(help="Style file.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photographs to be painted.")],
+    *,
+    output: options.OutputDir,
+    faces: options.Faces = "all",
+    portrait: options.IsPortrait = False,
+    prompt: options.Prompt = None,
+    negative_prompt: options.NegativePrompt = None,
+    strength: options.Strength = None,
+    style_scale: options.StyleScale = None,
+    identity_scale: options.IdentityScale = None,
+    structure_scale: options.StructureScale = None,
+    color_scale: options.ColorScale = None,
+    guidance_scale: options.GuidanceScale = None,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    base: options.StyleBaseName = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Paint photographs in a fitted style; what cannot be painted is named, and the others are."""
+    from acfun.style import Style
+
+    session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
+    loaded_style = Style.load(style)
+    targets = name_targets(photos, output)
+    make_output_dir(output)
+    loaded = session.load_base(base or loaded_style.metadata["base_name"])
+    pipe = session.build_pipeline(loaded, loaded_style)
+    encode_identity = session.load_identity(session.build_sampling(context.params), loaded)
+    outputs: dict[str, list[str]] = {}
+    for photo, target in targets.items():
+        session.say(f"painting {photo}")
+        sampling = session.build_sampling(context.params)
+        try:
+            outputs[str(photo)] = paint(pipe, photo, target, faces, sampling, encode_identity, is_portrait=portrait)
+        except (ImageError, NoFaceFoundError) as error:
+            print_error(error)
+    failed = [str(photo) for photo in targets if str(photo) not in outputs]
+    session.finish(
+        {"outputs": outputs, "failed": failed}, "\n".join(path for paths in outputs.values() for path in paths)
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+def paint(
+    pipe: Any,
+    photo: Path,
+    target: Path,
+    faces: options.FaceChoice,
+    sampling: "Sampling",
+    encode_identity: "EncodeIdentity | None",
+    *,
+    is_portrait: bool,
+) -> list[str]:
+    """Paint one photograph; returns where the results are.
+
+    Raises:
+        ImageError: it cannot be read, or the result not be written.
+        NoFaceFoundError: it has no face.
+    """
+    from acfun.commands.stylize import save_results
+    from acfun.images import load_image
+    from acfun.photo import choose_faces, stylize_photo, stylize_portraits
+
+    image = load_image(photo)
+    chosen = choose_faces(image, faces)
+    if is_portrait:
+        pictures = stylize_portraits(pipe, image, chosen, encode_identity=encode_identity, **sampling)
+    else:
+        pictures = [stylize_photo(pipe, image, chosen, encode_identity=encode_identity, **sampling)]
+    return save_results(pictures, target)
+
+
+def name_targets(photos: list[Path], directory: Path) -> dict[Path, Path]:
+    """Where the result of each photograph goes: its own name, as PNG.
+
+    Raises:
+        ConfigError: two results would have one name, or one would replace its photograph.
+    """
+    targets: dict[Path, Path] = {}
+    for photo in dict.fromkeys(photos):
+        target = directory / f"{photo.stem}{SUFFIX}"
+        if target in targets.values():
+            raise ConfigError(f"{photo}: another photograph is also called {photo.stem!r}; rename one of them")
+        if target.resolve() == photo.resolve():
+            raise ConfigError(f"{photo}: the result would replace the photograph; give another folder than {directory}")
+        targets[photo] = target
+    return targets

@@ -1,0 +1,111 @@
+"""`acfun fit`: one style image to a style file."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from acfun.commands import options
+from acfun.commands.fitting import Fitted, build_config
+from acfun.commands.fitting import fit as run_fit
+from acfun.commands.session import Session, print_message
+from acfun.config import dump_toml
+from acfun.errors import ConfigError
+
+STYLE_SUFFIX = ".safetensors"
+INTERRUPTED = 130
+
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Folder for config, previews and checkpoint.", rich_help_panel="Run")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.", rich_help_panel="Run")
+]
+Every = Annotated[int | None, typer.Option(min=0, help="In steps; 0 for none.", rich_help_panel="Run")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config as TOML and stop.", rich_help_panel="Run")]
+
+
+def fit(
+    image: Annotated[Path, typer.Argument(help="Style image.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Style file to write, *.safetensors.")],
+    face: Annotated[
+        list[Path] | None,
+        typer.Option(help="Photograph to fit with; may be repeated. Without: faces drawn from the base."),
+    ] = None,
+    faces: options.FitFaces = "largest",
+    config: options.FitConfigPath = None,
+    max_steps: options.MaxSteps = None,
+    objective: options.ObjectiveName = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    preview_every: Every = None,
+    checkpoint_every: Every = None,
+    dry_run: DryRun = False,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    base: options.BaseName = "mini",
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Fit a style image and save the style; Ctrl-C saves it as far as it got."""
+    session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
+    fit_config = build_config(
+        config,
+        is_whole=faces == "whole",
+        session=session,
+        style_path=str(image),
+        face_paths=tuple(map(str, face or ())),
+        base=base,
+        max_steps=max_steps,
+        objective=objective,
+        output_dir=None if run_dir is None else str(run_dir),
+        resume=resume,
+        preview_every=preview_every,
+        checkpoint_every=checkpoint_every,
+    )
+    if dry_run:
+        session.finish(asdict(fit_config), dump_toml(asdict(fit_config)).rstrip())
+        return
+    check_style_path(output)
+    check_images(image, *(face or ()))
+    fitted = run_fit(fit_config, session.load_base(base), session)
+    fitted.style.save(output)
+    finish(session, fitted, output, fit_config.max_steps)
+
+
+def finish(session: Session, fitted: Fitted, output: Path, max_steps: int) -> None:
+    """Name the style file; after an interruption also say how far the fit got, and end with code 130."""
+    result = {"style": str(output), "steps": fitted.step, "is_complete": fitted.is_complete}
+    session.finish({**result, "fit_seconds": round(fitted.seconds, 2)}, str(output))
+    if not fitted.is_complete:
+        print_message(
+            f"interrupted after {fitted.step} of {max_steps} steps: the style so far is in {output}; with --run-dir the fit "
+            "goes on from there by --resume"
+        )
+        raise typer.Exit(INTERRUPTED)
+
+
+def check_style_path(path: Path) -> None:
+    """Refuse, before any work is done, a path that a style cannot be saved to.
+
+    Raises:
+        ConfigError: the ending is wrong, or the folder does not exist.
+    """
+    if path.suffix != STYLE_SUFFIX:
+        raise ConfigError(f"{path}: a style file ends in {STYLE_SUFFIX}; name it so")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it first")
+
+
+def check_images(*paths: Path) -> None:
+    """Read pictures before the base is loaded, so that a wrong one is told at once.
+
+    Raises:
+        ImageError: one cannot be read.
+    """
+    from acfun.images import load_image
+
+    for path in paths:
+        load_image(path)

@@ -1,0 +1,90 @@
+"""Fitting for commands: options to a config, the progress bar, and the cache."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acfun.commands.session import Session
+from acfun.config import FitConfig, load_config
+from acfun.style_cache import compute_style_key, find_style, store_style
+
+if TYPE_CHECKING:
+    from acfun.base import Base
+    from acfun.photo import CutPortrait
+    from acfun.style import Style
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A style, and how it came about.
+
+    Attributes:
+        style: fitted now or before.
+        path: its file; None where it was not saved.
+        step: optimiser steps done.
+        is_complete: False after an interruption.
+        is_cached: whether it was there already.
+        seconds: the fit took, 0 for a cached style.
+    """
+
+    style: "Style"
+    path: Path | None
+    step: int
+    is_complete: bool
+    is_cached: bool
+    seconds: float
+
+
+def build_config(path: Path | None, *, is_whole: bool, session: Session, **options: Any) -> FitConfig:
+    """The config of a TOML file and the options that were given.
+
+    Pictures that are taken whole have no landmarks of their own, so nothing is pulled to proportions then.
+    """
+    whole = {"framing": "whole", "shape_weight": 0.0} if is_whole else {}
+    common = {"seed": session.seed, "device": session.device}
+    return load_config(FitConfig, path, {**common, **whole, **options})
+
+
+def fit(config: FitConfig, base: "Base", session: Session) -> Fitted:
+    """Fit with a progress bar; Ctrl-C gives the style as far as it got."""
+    from acfun.fit import fit_style
+    from acfun.progress import FitReporter, start_run_dir
+
+    start_run_dir(config)
+    start = time.monotonic()
+    with FitReporter(config, session.console, quiet=session.quiet) as reporter:
+        style = fit_style(config, base=base, report=reporter)
+    return Fitted(style, None, reporter.step, reporter.is_complete, False, time.monotonic() - start)
+
+
+def fit_cached(config: FitConfig, base: "Base", portraits: "Sequence[CutPortrait]", session: Session) -> Fitted:
+    """Take the style from the cache, or fit and cache it.
+
+    Raises:
+        KeyboardInterrupt: the fit was interrupted; nothing is cached then.
+    """
+    key = compute_style_key(
+        config,
+        style=Path(config.style_path).read_bytes(),
+        faces=b"".join(_digest(portrait) for portrait in portraits),
+        base_fingerprint=base.fingerprint,
+    )
+    style = find_style(key)
+    if style is not None:
+        session.say("the style was fitted before")
+        return Fitted(style, None, config.max_steps, True, True, 0.0)
+    fitted = fit(config, base, session)
+    if not fitted.is_complete:
+        raise KeyboardInterrupt
+    path = store_style(key, fitted.style)
+    return Fitted(fitted.style, path, fitted.step, True, False, fitted.seconds)
+
+
+def _digest(portrait: "CutPortrait") -> bytes:
+    from acfun.images import tensor_to_array
+
+    pixels = (tensor_to_array(portrait.image) * 255).round().astype("uint8")
+    return hashlib.sha256(pixels.tobytes()).digest()

@@ -1,0 +1,83 @@
+"""Options that several commands share; a sampling option that is left out takes the pipeline's default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel="Common")]
+BaseName = Annotated[
+    str, typer.Option("--base", help="mini, a diffusers folder or a hub id.", rich_help_panel="Common")
+]
+StyleBaseName = Annotated[
+    str | None,
+    typer.Option("--base", help="Base of the style; its own when left out.", rich_help_panel="Common"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no progress bar.", rich_help_panel="Common")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.", rich_help_panel="Common")
+]
+
+FaceChoice = Literal["all", "largest", "whole"]
+Faces = Annotated[
+    FaceChoice,
+    typer.Option(help="Which faces to paint; whole takes the whole picture as a portrait."),
+]
+FitFaces = Annotated[
+    Literal["largest", "whole"],
+    typer.Option(help="Look for a face in every picture, or take the whole pictures as portraits."),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")]
+OutputDir = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; made if need be.")]
+IsPortrait = Annotated[bool, typer.Option("--portrait", help="Only the painted portrait, not put back into the photo.")]
+
+Prompt = Annotated[str | None, typer.Option(help="What is painted.", rich_help_panel="Sampling")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What to keep away from.", rich_help_panel="Sampling")]
+Strength = Annotated[
+    float | None,
+    typer.Option(
+        min=0.05,
+        max=1,
+        show_default="0.6",
+        help="0.05 stays near the photo, 1 starts from noise.",
+        rich_help_panel="Sampling",
+    ),
+]
+StyleScale = Annotated[
+    float | None,
+    typer.Option(min=0, max=4, show_default="1.0", help="0 is no style.", rich_help_panel="Sampling"),
+]
+IdentityScale = Annotated[
+    float | None,
+    typer.Option(min=0, max=10, show_default="0.0", help="Pulls the result to the person.", rich_help_panel="Sampling"),
+]
+StructureScale = Annotated[
+    float | None,
+    typer.Option(min=0, max=4, show_default="1.0", help="The style's shapes.", rich_help_panel="Sampling"),
+]
+ColorScale = Annotated[
+    float | None,
+    typer.Option(min=0, max=4, show_default="1.0", help="The style's colours and strokes.", rich_help_panel="Sampling"),
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        min=1, max=30, show_default="1.2", help="How closely the prompt is followed.", rich_help_panel="Sampling"
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, max=1000, show_default="30", help="Sampling steps.", rich_help_panel="Sampling"),
+]
+
+FitConfigPath = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with fields of FitConfig.", rich_help_panel="Fitting")
+]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Steps of the fit.", rich_help_panel="Fitting")]
+ObjectiveName = Annotated[
+    Literal["imagery", "two_target", "time_split", "shared"] | None,
+    typer.Option("--objective", help="What the fit minimises.", rich_help_panel="Fitting"),
+]

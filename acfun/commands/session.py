@@ -1,0 +1,155 @@
+"""What every command shares: where messages and results go, and loading the base and the pipeline."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from acfun.errors import AcfunError, ConfigError, NoFaceFoundError
+
+if TYPE_CHECKING:
+    from acfun.base import Base
+    from acfun.photo import EncodeIdentity, Sampling
+    from acfun.style import Style
+
+# Options of the commands → arguments of the pipeline.
+SAMPLING_OPTIONS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "strength": "strength",
+    "style_scale": "style_scale",
+    "identity_scale": "identity_scale",
+    "structure_scale": "structure_scale",
+    "color_scale": "color_scale",
+    "guidance_scale": "guidance_scale",
+    "steps": "num_inference_steps",
+}
+# What the library cannot know: the option that helps.
+HINTS: dict[type[AcfunError], str] = {
+    NoFaceFoundError: " (on the command line: --faces whole takes the whole picture as a portrait)"
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The common options of a command.
+
+    Attributes:
+        seed: of everything random.
+        device: "auto", "cpu", "cuda" or "mps".
+        quiet: whether messages are left out; errors never are.
+        as_json: whether the result is JSON.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    quiet: bool = False
+    as_json: bool = False
+
+    @property
+    def console(self) -> Console:
+        """Where messages and progress go: stderr."""
+        return Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """Tell what is happening, on stderr."""
+        if not self.quiet:
+            print_message(text)
+
+    def finish(self, result: Mapping[str, Any], text: str) -> None:
+        """Give the result on stdout: as JSON where that was asked for, else as text."""
+        print(json.dumps(dict(result), indent=2, ensure_ascii=False) if self.as_json else text, file=sys.stdout)
+
+    def load_base(self, name: str) -> "Base":
+        """Load a base in float32 on the device.
+
+        Raises:
+            BaseNotFoundError: there is none of that name.
+            ConfigError: the device is not there.
+        """
+        import diffusers
+        import transformers
+
+        from acfun.base import load_base
+        from acfun.devices import select_device
+
+        for library in (diffusers, transformers):
+            library.utils.logging.set_verbosity_error()
+            library.utils.logging.disable_progress_bar()
+        device = select_device(self.device)
+        self.say(f"loading base {name}")
+        return load_base(name, device=device)
+
+    def build_pipeline(self, base: "Base", style: "Style | None" = None) -> Any:
+        """A `FaceStylizationPipeline` around a base, with a style in it."""
+        from acfun.pipelines.face_stylization import FaceStylizationPipeline
+
+        pipe = FaceStylizationPipeline.from_base(base)
+        if style is not None:
+            pipe.load_style(style)
+        return pipe
+
+    def build_sampling(self, options: Mapping[str, Any]) -> "Sampling":
+        """Arguments for the pipeline: those command-line options that are about sampling and were given, and a fresh generator.
+
+        Raises:
+            ConfigError: strength and steps leave nothing to sample.
+        """
+        import torch
+
+        given: Any = {
+            argument: options[name] for name, argument in SAMPLING_OPTIONS.items() if options.get(name) is not None
+        }
+        steps, strength = given.get("num_inference_steps"), given.get("strength", 1.0)
+        if steps is not None and round(steps * strength) < 1:
+            raise ConfigError(f"--strength {strength} of --steps {steps} leaves no step to sample; raise one of them")
+        sampling: Sampling = {"generator": torch.Generator().manual_seed(self.seed), **given}
+        return sampling
+
+    def load_identity(self, sampling: "Sampling", base: "Base") -> "EncodeIdentity | None":
+        """The identity encoder where `identity_scale` needs it, else None.
+
+        Raises:
+            BaseNotFoundError: the installation has none.
+        """
+        if not sampling.get("identity_scale"):
+            return None
+        from acfun.face.identity import load_identity_encoder
+
+        encode: EncodeIdentity = load_identity_encoder().to(base.device)
+        return encode
+
+
+def print_message(text: str, style: str = "") -> None:
+    """Print on stderr, without breaking lines or reading markup into paths."""
+    Console(stderr=True).print(text, style=style, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_error(error: AcfunError) -> None:
+    """Print an explained error in red on stderr, with the option that would help."""
+    print_message(f"{error}{HINTS.get(type(error), '')}", "red")
+
+
+def make_output_dir(path: Path) -> None:
+    """Create a folder for results.
+
+    Raises:
+        ConfigError: it cannot be made, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: results cannot be written there ({error.strerror}); choose another folder"
+        ) from error
+
+
+def number_paths(path: Path, count: int) -> list[Path]:
+    """`path` itself for one result, else name-1, name-2 … beside it."""
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{index}{path.suffix}") for index in range(1, count + 1)]

@@ -1,0 +1,128 @@
+"""`acfun stylize`: one photograph, one style image, one result."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from acfun.commands import options
+from acfun.commands.fitting import Fitted, build_config, fit_cached
+from acfun.commands.session import Session, number_paths
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from acfun.base import Base
+    from acfun.config import FitConfig
+    from acfun.face.finder import Face
+    from acfun.photo import Sampling
+
+
+@dataclass(frozen=True)
+class Stylized:
+    """pictures: the result, or the painted portraits; fitted: the style; seconds: the sampling took."""
+
+    pictures: "list[Image.Image]"
+    fitted: Fitted
+    seconds: float
+
+    def figures(self) -> dict[str, Any]:
+        """What a result says about the work, as plain values."""
+        return {
+            "is_cached": self.fitted.is_cached,
+            "fit_seconds": round(self.fitted.seconds, 2),
+            "sampling_seconds": round(self.seconds, 2),
+        }
+
+
+def stylize(
+    context: typer.Context,
+    photo: Annotated[Path, typer.Argument(help="Photograph to be painted.")],
+    *,
+    style: Annotated[Path, typer.Option(help="Style image.")],
+    output: options.Output,
+    sheet: Annotated[Path | None, typer.Option(help="Also write before, style and after side by side.")] = None,
+    faces: options.Faces = "all",
+    portrait: options.IsPortrait = False,
+    prompt: options.Prompt = None,
+    negative_prompt: options.NegativePrompt = None,
+    strength: options.Strength = None,
+    style_scale: options.StyleScale = None,
+    identity_scale: options.IdentityScale = None,
+    structure_scale: options.StructureScale = None,
+    color_scale: options.ColorScale = None,
+    guidance_scale: options.GuidanceScale = None,
+    steps: options.Steps = None,
+    config: options.FitConfigPath = None,
+    max_steps: options.MaxSteps = None,
+    objective: options.ObjectiveName = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    base: options.BaseName = "mini",
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Paint a photograph in the manner of a style image; the fitted style is kept for the next time."""
+    from acfun.images import check_output_path, load_image
+    from acfun.photo import build_sheet, choose_faces
+
+    session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
+    paths = {"style_path": str(style), "face_paths": (str(photo),), "base": base}
+    is_whole = faces == "whole"
+    fit_config = build_config(
+        config, is_whole=is_whole, session=session, max_steps=max_steps, objective=objective, **paths
+    )
+    for path in filter(None, (output, sheet)):
+        check_output_path(path)
+    image, style_image = load_image(photo), load_image(style)
+    sampling = session.build_sampling(context.params)
+    loaded = session.load_base(base)
+    chosen = choose_faces(image, faces)
+    stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, is_portrait=portrait)
+    outputs = save_results(stylized.pictures, output)
+    if sheet is not None:
+        outputs += save_results([build_sheet(image, style_image, stylized.pictures[0])], sheet)
+    session.finish({"outputs": outputs, "num_faces": len(chosen), **stylized.figures()}, "\n".join(outputs))
+
+
+def save_results(pictures: "Sequence[Image.Image]", path: Path) -> list[str]:
+    """Write pictures to `path`, numbered where they are several; returns where they are."""
+    from acfun.images import save_image
+
+    paths = number_paths(path, len(pictures))
+    for picture, target in zip(pictures, paths, strict=True):
+        save_image(picture, target)
+    return [str(target) for target in paths]
+
+
+def fit_and_paint(
+    session: Session,
+    base: "Base",
+    image: "Image.Image",
+    faces: "Sequence[Face]",
+    config: "FitConfig",
+    sampling: "Sampling",
+    *,
+    is_portrait: bool,
+) -> Stylized:
+    """Fit with the first face, or recall the style, and paint all faces.
+
+    Raises:
+        BaseNotFoundError: the identity encoder is needed and absent.
+        KeyboardInterrupt: the fit was interrupted.
+    """
+    from acfun.photo import cut_portraits, stylize_photo, stylize_portraits
+
+    encode_identity = session.load_identity(sampling, base)
+    fitted = fit_cached(config, base, cut_portraits(image, faces[:1], base.resolution), session)
+    pipe = session.build_pipeline(base, fitted.style)
+    session.say(f"painting {len(faces) or 1} portrait{'s' if len(faces) > 1 else ''}")
+    start = time.monotonic()
+    if is_portrait:
+        pictures = stylize_portraits(pipe, image, faces, encode_identity=encode_identity, **sampling)
+    else:
+        pictures = [stylize_photo(pipe, image, faces, encode_identity=encode_identity, **sampling)]
+    return Stylized(pictures, fitted, time.monotonic() - start)

@@ -1,0 +1,37 @@
+"""What can go wrong for a user. Every message names the value, where it was found, and what to do."""
+
+
+class AcfunError(Exception):
+    """Any error that acfun explains."""
+
+
+class ConfigError(AcfunError, ValueError):
+    """An option or a config file cannot be used as it stands."""
+
+
+class DataError(AcfunError):
+    """Training data are missing or incomplete."""
+
+
+class ImageError(AcfunError):
+    """An image file cannot be read, or is too small or too large."""
+
+
+class NoFaceFoundError(AcfunError):
+    """No face was found where one is needed."""
+
+
+class StyleFileError(AcfunError):
+    """A style file is missing, damaged, or from a newer acfun."""
+
+
+class BaseNotFoundError(AcfunError):
+    """A base model is neither embedded, nor a folder, nor reachable."""
+
+
+class BaseFamilyMismatchError(AcfunError):
+    """A style was made for another base."""
+
+
+class MissingExtraError(AcfunError, ImportError):
+    """An optional library is needed; the message is the pip line."""

@@ -1,0 +1,1 @@
+"""Faces in images: finding them, their landmarks, aligned crops and regions; knows no diffusion."""

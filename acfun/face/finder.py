@@ -1,0 +1,270 @@
+"""Finding faces and their 189 landmarks in photographs, paintings and renderings, with the embedded networks."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from acfun.errors import BaseNotFoundError, NoFaceFoundError
+from acfun.face.align import (
+    INTER_PUPIL_FRACTION,
+    compose_transforms,
+    invert_transform,
+    similarity_transform,
+    transform_points,
+    warp,
+)
+from acfun.face.networks import DETECTOR_STRIDE, FaceDetector, LandmarkRegressor
+from acfun.paths import atomic_write, mini_dir
+
+# Ears, hairline and the outline of the hair vary without the head moving.
+POSE_INDICES = (*range(109), *range(125, 134), *range(158, 183))
+DETECTION_SIZES = (128, 256, 512)
+MIN_SCORE = 0.5
+NUM_PASSES = 2
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_MIN_HEAT = 0.2
+_MAX_CANDIDATES = 24
+_MAX_ENLARGEMENT = 2.0
+_SAME_FACE_DISTANCE = 0.35
+_DOUBTFUL_ERROR = 0.15
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in an image.
+
+    Attributes:
+        box: (left, top, right, bottom) around the landmarks, pixels.
+        landmarks: (189,2) pixels, may lie outside the image.
+        score: in [0,1], the chance of a face times the trust in its landmarks.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: Tensor
+    score: float
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """landmarks (B,189,2) pixels; presence (B,) in [0,1]; error (B,) expected, as a fraction of the pupils' distance."""
+
+    landmarks: Tensor
+    presence: Tensor
+    error: Tensor
+
+
+class FaceFinder(nn.Module):
+    """A detector and a landmark regressor, saved together as `config.json` and `model.safetensors`.
+
+    Args:
+        detector_channels: of the detector's three levels.
+        detector_dilations: of its residual units.
+        regressor_channels: of the regressor's four levels.
+        hidden_size: of the regressor's last hidden layer.
+        crop_size: width of the regressor's input, pixels.
+        mean_shape: (189,2) in the unit frame; zeros to be filled by loading.
+    """
+
+    def __init__(
+        self,
+        *,
+        detector_channels: Sequence[int] = (16, 32, 48),
+        detector_dilations: Sequence[int] = (1, 2, 4, 1),
+        regressor_channels: Sequence[int] = (16, 32, 64, 128),
+        hidden_size: int = 128,
+        crop_size: int = 96,
+        mean_shape: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "detector_channels": list(detector_channels),
+            "detector_dilations": list(detector_dilations),
+            "regressor_channels": list(regressor_channels),
+            "hidden_size": hidden_size,
+            "crop_size": crop_size,
+        }
+        self.detector = FaceDetector(detector_channels, detector_dilations)
+        self.regressor = LandmarkRegressor(regressor_channels, hidden_size, crop_size, mean_shape)
+
+    def save_pretrained(self, directory: str | Path, *, safe_serialization: bool = True) -> None:
+        """Write the configuration and the weights, in the dtype they have, into a folder.
+
+        Args:
+            directory: created.
+            safe_serialization: there is no other format; the argument keeps the call that all models share.
+        """
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"_class_name": type(self).__name__, **self.config}
+        with atomic_write(folder / CONFIG_FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        with atomic_write(folder / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> Self:
+        """Read a finder in float32, ready to find.
+
+        Raises:
+            BaseNotFoundError: the folder does not hold one.
+        """
+        folder = Path(directory)
+        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+        if missing:
+            raise BaseNotFoundError(
+                f"{folder} has no {' and no '.join(missing)}: it holds no face finder; train one with "
+                "train/pretrain_face_finder.py or reinstall acfun with its embedded base"
+            )
+        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        finder = cls(**{name: value for name, value in content.items() if not name.startswith("_")})
+        finder.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()})
+        return finder.eval()
+
+
+@lru_cache(maxsize=1)
+def load_face_finder() -> FaceFinder:
+    """Load the finder embedded in the package; the same object every time.
+
+    Raises:
+        BaseNotFoundError: the installation has none.
+    """
+    return FaceFinder.from_pretrained(mini_dir() / "face_finder").requires_grad_(False)
+
+
+@torch.no_grad()
+def find_faces(
+    image: Tensor, finder: FaceFinder | None = None, *, max_faces: int = 16, min_score: float = MIN_SCORE
+) -> list[Face]:
+    """Find the faces of an image, the largest first.
+
+    Args:
+        image: (3,H,W) or (1,3,H,W) in [-1,1], of any size.
+        finder: the embedded one when None.
+        max_faces: how many at most.
+        min_score: in [0,1]; lower finds more faces and more that are none.
+
+    Raises:
+        ValueError: the image is no single colour image.
+    """
+    finder = finder or load_face_finder()
+    batch = image.unsqueeze(0) if image.ndim == 3 else image
+    if batch.ndim != 4 or batch.shape[:2] != (1, 3):
+        raise ValueError(f"image has shape {tuple(image.shape)}; find_faces takes one image, (3,H,W) or (1,3,H,W)")
+    batch = batch.to(finder.regressor.mean_shape)
+    candidates: list[Face] = []
+    for size in _choose_sizes(batch):
+        poses = _detect_poses(finder, batch, size)
+        if len(poses):
+            candidates += _describe(regress_landmarks(finder, batch.expand(len(poses), -1, -1, -1), poses), min_score)
+        if candidates and size >= DETECTION_SIZES[1]:
+            break
+    faces = _drop_duplicates(candidates)
+    return sorted(faces, key=_extent, reverse=True)[:max_faces]
+
+
+def find_face(image: Tensor, finder: FaceFinder | None = None, *, min_score: float = MIN_SCORE) -> Face:
+    """Find the largest face of an image; arguments as for `find_faces`.
+
+    Raises:
+        NoFaceFoundError: there is none that can be trusted.
+    """
+    faces = find_faces(image, finder, max_faces=1, min_score=min_score)
+    if not faces:
+        raise NoFaceFoundError(
+            f"no face with a score of at least {min_score:g} in an image of {image.shape[-1]}×{image.shape[-2]} pixels: "
+            "use a picture with both eyes visible and the head upright, crop it closer, or lower min_score"
+        )
+    return faces[0]
+
+
+def fit_pose(landmarks: Tensor, mean_shape: Tensor) -> Tensor:
+    """The (B,2,3) similarity from the unit frame of the (189,2) mean shape to that of (B,189,2) landmarks."""
+    indices = list(POSE_INDICES)
+    source = mean_shape[indices].to(landmarks).expand(len(landmarks), -1, -1)
+    return similarity_transform(source, landmarks[:, indices])
+
+
+def regress_landmarks(finder: FaceFinder, images: Tensor, poses: Tensor, *, num_passes: int = NUM_PASSES) -> Landmarks:
+    """Find the landmarks of faces whose rough poses are known, each pass on a crop aligned by the one before.
+
+    Args:
+        finder: in evaluation mode.
+        images: (B,3,H,W) in [-1,1].
+        poses: (B,2,3), unit frame → pixels of the images.
+        num_passes: at least one.
+    """
+    regressor = finder.regressor
+    size = regressor.crop_size
+    to_crop = poses.new_tensor([[size, 0, -0.5], [0, size, -0.5]]).expand(len(poses), -1, -1)
+    for _ in range(num_passes):
+        transforms = compose_transforms(to_crop, invert_transform(poses))
+        crops = [warp(images[i : i + 1], transforms[i : i + 1], (size, size)) for i in range(len(poses))]
+        prediction = regressor(torch.cat(crops))
+        landmarks = transform_points(prediction.landmarks, poses)
+        poses = fit_pose(landmarks, regressor.mean_shape)
+    error = prediction.log_error.exp() / INTER_PUPIL_FRACTION
+    return Landmarks(landmarks, prediction.presence.sigmoid(), error)
+
+
+def _choose_sizes(image: Tensor) -> list[int]:
+    """The longer sides at which to look, coarse to fine; a small image is not enlarged beyond need."""
+    limit = _MAX_ENLARGEMENT * max(image.shape[-2:])
+    return [size for size in DETECTION_SIZES if size <= limit] or [DETECTION_SIZES[0]]
+
+
+def _detect_poses(finder: FaceFinder, image: Tensor, size: int) -> Tensor:
+    """Poses (N,2,3) of the likeliest faces, unit frame → pixels of the image, at one size of the pyramid."""
+    height, width = image.shape[-2:]
+    factor = size / max(height, width)
+    scaled = (max(DETECTOR_STRIDE, round(height * factor)), max(DETECTOR_STRIDE, round(width * factor)))
+    small = F.interpolate(image, scaled, mode="bilinear", antialias=True, align_corners=False)
+    padding = [-length % DETECTOR_STRIDE for length in scaled]
+    maps = finder.detector(F.pad(small, (0, padding[1], 0, padding[0]), mode="replicate"))
+    heat = maps.heat.sigmoid()
+    is_peak = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat > _MIN_HEAT)
+    order = heat[is_peak].argsort(descending=True)[:_MAX_CANDIDATES]
+    x, y, extent, angle = (values[is_peak][order] for values in maps[1:])
+    linear = extent[:, None, None] * torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(
+        -1, 2, 2
+    )
+    poses = torch.cat([linear, torch.stack([x, y], -1)[..., None] - linear.sum(-1, keepdim=True) / 2], -1)
+    scale = poses.new_tensor([width / scaled[1], height / scaled[0]])
+    to_image = torch.cat([torch.diag(scale), (0.5 * scale - 0.5)[:, None]], 1)
+    return compose_transforms(to_image.expand(len(poses), -1, -1), poses)
+
+
+def _describe(found: Landmarks, min_score: float) -> list[Face]:
+    scores = found.presence / (1 + (found.error / _DOUBTFUL_ERROR) ** 2)
+    faces = []
+    for landmarks, score in zip(found.landmarks, scores.tolist(), strict=True):
+        left, top, right, bottom = torch.cat([landmarks.amin(0), landmarks.amax(0)]).tolist()
+        if score >= min_score:
+            faces.append(Face((left, top, right, bottom), landmarks.cpu(), score))
+    return faces
+
+
+def _drop_duplicates(candidates: list[Face]) -> list[Face]:
+    """Keep the best of the faces whose centres lie within each other."""
+    kept: list[Face] = []
+    for face in sorted(candidates, key=lambda face: face.score, reverse=True):
+        centre, extent = face.landmarks.mean(0), _extent(face)
+        if all(
+            float((centre - other.landmarks.mean(0)).norm()) > _SAME_FACE_DISTANCE * max(extent, _extent(other))
+            for other in kept
+        ):
+            kept.append(face)
+    return kept
+
+
+def _extent(face: Face) -> float:
+    left, top, right, bottom = face.box
+    return max(right - left, bottom - top)

@@ -1,0 +1,78 @@
+"""Soft masks of the parts of a portrait, drawn from its landmarks at any resolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REGIONS = ("skin", "eyes", "mouth", "hair", "background")
+FACE_OVAL = (*range(125, 134), *range(144, 133, -1))
+EYE_CONTOURS = ((18, 34, 35, 36, 37, 38, 22, 30, 29, 28), (23, 39, 40, 41, 42, 43, 27, 33, 32, 31))
+BROW_CONTOURS = ((71, 72, 73, 74, 75, 76, 84, 83), (77, 78, 79, 80, 81, 82, 86, 85))
+MOUTH_CONTOUR = (*range(87, 94), *range(108, 103, -1))
+HAIR_CONTOUR = tuple(range(145, 158))
+NECK_CONTOUR = (*range(125, 134), 157, 184, 183, 145)
+_MIN_DRAWN_SIZE = 96
+
+
+def draw_regions(landmarks: Tensor, image_size: tuple[int, int], size: tuple[int, int] | None = None) -> Tensor:
+    """Draw the `REGIONS` of faces; at each pixel they sum to one.
+
+    Skin is the oval of the face without eyes, brows and mouth; the eyes have their brows; hair is what the outline of the
+    head holds besides; the neck belongs to the background.
+
+    Args:
+        landmarks: (B,189,2) pixels of the images.
+        image_size: (height, width) of the images, pixels.
+        size: (height, width) of the masks, e.g. that of latents; `image_size` when None.
+
+    Returns:
+        (B,5,*size) in [0,1].
+    """
+    height, width = size or image_size
+    samples = max(1, -(-_MIN_DRAWN_SIZE // min(height, width)))
+    drawn = (height * samples, width * samples)
+    scale = landmarks.new_tensor([drawn[1] / image_size[1], drawn[0] / image_size[0]])
+    points = (landmarks + 0.5) * scale - 0.5
+
+    def fill(*contours: tuple[int, ...]) -> Tensor:
+        masks = [draw_polygon(points[:, list(contour)], drawn) for contour in contours]
+        return torch.stack(masks).amax(0)
+
+    eyes = fill(*EYE_CONTOURS, *BROW_CONTOURS)
+    layers = (eyes, fill(MOUTH_CONTOUR), fill(FACE_OVAL), fill(HAIR_CONTOUR) * (1 - fill(NECK_CONTOUR)))
+    uncovered = torch.ones_like(eyes)
+    seen = []
+    for layer in layers:
+        seen.append(layer * uncovered)
+        uncovered = uncovered * (1 - layer)
+    visible_eyes, mouth, skin, hair = seen
+    masks = torch.stack([skin, visible_eyes, mouth, hair, uncovered], 1)
+    return F.avg_pool2d(masks, samples) if samples > 1 else masks
+
+
+def draw_polygon(points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Fill polygons with an edge one pixel wide.
+
+    Args:
+        points: (B,N,2) corners in order, pixels.
+        size: (height, width) of the masks.
+
+    Returns:
+        (B,*size) in [0,1].
+    """
+    height, width = size
+    rows = torch.arange(height, dtype=points.dtype, device=points.device)[:, None]
+    columns = torch.arange(width, dtype=points.dtype, device=points.device)
+    start = points[..., None, None]
+    along = points.roll(-1, 1)[..., None, None] - start
+    distance = points.new_full((len(points), height, width), float("inf"))
+    is_inside = torch.zeros(distance.shape, dtype=torch.bool, device=points.device)
+    for corner in range(points.shape[1]):
+        x, y = columns - start[:, corner, 0], rows - start[:, corner, 1]
+        dx, dy = along[:, corner, 0], along[:, corner, 1]
+        position = ((x * dx + y * dy) / (dx * dx + dy * dy).clamp(min=1e-12)).clamp(0, 1)
+        distance = torch.minimum(distance, torch.hypot(x - position * dx, y - position * dy))
+        # A ray to the right crosses this edge: each crossing changes sides.
+        crosses = ((y < 0) != (y < dy)) & ((x * dy < y * dx) == (dy > 0))
+        is_inside ^= crosses
+    return (torch.where(is_inside, distance, -distance) + 0.5).clamp(0, 1)

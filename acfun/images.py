@@ -1,0 +1,208 @@
+"""Pictures in and out: the only place where ranges, colour modes, EXIF, alpha and size limits are handled.
+
+Tensors are (B,3,H,W) float32 in [-1,1]; arrays are (H,W,3) float32 in [0,1].
+"""
+
+import struct
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageDraw, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from acfun.errors import ImageError
+from acfun.paths import atomic_write
+
+MIN_SIDE = 32
+MAX_SIDE = 4096
+MAX_PIXELS = 100_000_000
+# Pillow also opens formats that run other programs (EPS) or are no pictures: only these are read.
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+OUTPUT_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+JPEG_QUALITY = 95
+_SHEET_MARGIN = 4
+_CAPTION_HEIGHT = 14
+# What Pillow's readers raise on damaged files beside OSError.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error)
+
+
+def load_image(path: Path | str) -> Image.Image:
+    """Read a picture as upright sRGB.
+
+    EXIF rotation is applied, animated pictures give their first frame, what is transparent lies on white, a
+    usable colour profile is followed, deeper grey is scaled to 8 bits, and pictures wider or higher than
+    `MAX_SIDE` are reduced to it. Baseline JPEG files of any size are decoded at a reduced size.
+
+    Raises:
+        ImageError: the file is missing, empty, no picture, cut off, smaller than `MIN_SIDE`, or larger than
+            `MAX_PIXELS` in a format that cannot be decoded at a reduced size.
+    """
+    path = Path(path)
+    _check_file(path)
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # our own limit names the size and the remedy, and spares JPEG
+        with Image.open(path, formats=INPUT_FORMATS) as file:
+            _check_sides(path, *file.size)
+            if not file.info.get("progressive"):  # all coefficients of a progressive JPEG are held in memory
+                file.draft(None, (MAX_SIDE, MAX_SIDE))
+            _check_pixels(path, *file.size)
+            file.load()
+            ImageOps.exif_transpose(file, in_place=True)
+            image = _to_rgb(file)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: this is not an image that can be read; convert it to PNG or JPEG") from error
+    except PermissionError as error:
+        raise ImageError(f"{path}: reading is not permitted; change the file's permissions") from error
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{path}: the image is damaged or cut off ({error}); copy or download it again") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return image
+
+
+def pil_to_tensor(image: Image.Image) -> Tensor:
+    """Any picture, best one of `load_image` → (1,3,H,W) in [-1,1]."""
+    return array_to_tensor(np.asarray(_to_rgb(image), np.float32) / np.float32(255))
+
+
+def tensor_to_pil(tensor: Tensor) -> Image.Image:
+    """(3,H,W) or (1,3,H,W) in [-1,1] → RGB picture; values outside are clipped."""
+    return Image.fromarray((tensor_to_array(tensor) * 255).round().astype(np.uint8))
+
+
+def array_to_tensor(array: NDArray[np.float32]) -> Tensor:
+    """(H,W,3) in [0,1] → (1,3,H,W) in [-1,1]."""
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))[None].float() * 2 - 1
+
+
+def tensor_to_array(tensor: Tensor) -> NDArray[np.float32]:
+    """(3,H,W) or (1,3,H,W) in [-1,1] → (H,W,3) float32 in [0,1], clipped."""
+    single = tensor.detach().reshape(tensor.shape[-3:]).float().cpu()
+    array: NDArray[np.float32] = ((single.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
+    return array
+
+
+def resize(tensor: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resample (B,3,H,W) to a square of `size`, or to (height, width), with antialiasing; stays in [-1,1]."""
+    target = (size, size) if isinstance(size, int) else size
+    return F.interpolate(tensor, target, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+
+
+def save_image(image: Image.Image, path: Path | str) -> None:
+    """Write a picture, whole or not at all, in the format of its ending.
+
+    Raises:
+        ImageError: the ending is not one of `OUTPUT_FORMATS`, or the file cannot be written there.
+    """
+    path = Path(path)
+    check_output_path(path)
+    try:
+        with atomic_write(path) as temporary:
+            image.save(temporary, format=OUTPUT_FORMATS[path.suffix.lower()], quality=JPEG_QUALITY)
+    except OSError as error:
+        raise ImageError(f"{path}: the image cannot be written ({error}); choose another place") from error
+
+
+def check_output_path(path: Path) -> None:
+    """Refuse, before any work is done, a path that `save_image` could not write to.
+
+    Raises:
+        ImageError: the ending is not one of `OUTPUT_FORMATS`, or the folder does not exist.
+    """
+    if path.suffix.lower() not in OUTPUT_FORMATS:
+        raise ImageError(
+            f"{path}: images cannot be written as {path.suffix!r}; end the name in {', '.join(OUTPUT_FORMATS)}"
+        )
+    if not path.parent.is_dir():
+        raise ImageError(f"{path}: the folder {path.parent} does not exist; create it first")
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int, labels: Sequence[str] | None = None) -> Image.Image:
+    """Lay pictures out on white in rows of `columns`, labels below them; all get the first one's size."""
+    width, height = images[0].size
+    caption = _CAPTION_HEIGHT if labels else 0
+    step_x, step_y = width + _SHEET_MARGIN, height + caption + _SHEET_MARGIN
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * step_x + _SHEET_MARGIN, rows * step_y + _SHEET_MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, image in enumerate(images):
+        left, top = index % columns * step_x + _SHEET_MARGIN, index // columns * step_y + _SHEET_MARGIN
+        sheet.paste(ImageOps.pad(image.convert("RGB"), (width, height), color="white"), (left, top))
+        if labels:
+            draw.text((left + 2, top + height + 1), labels[index][: width // 6], fill="black")
+    return sheet
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ImageError(f"{path}: this is a folder; give the image files in it")
+    if not path.is_file():
+        raise ImageError(f"{path}: there is no such file; check the path")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
+
+
+def _check_sides(path: Path, width: int, height: int) -> None:
+    reduction = max(1.0, max(width, height) / MAX_SIDE)
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(
+            f"{path}: {width}x{height} px is too small; an image of at least {MIN_SIDE} px a side is needed"
+        )
+    if min(width, height) / reduction < MIN_SIDE:
+        raise ImageError(f"{path}: {width}x{height} px is too narrow a strip; cut a portrait out of it")
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{path}: {width}x{height} px is more than {MAX_PIXELS // 10**6} megapixels; make it smaller "
+            f"first ({MAX_SIDE} px a side are enough), or save it as baseline JPEG"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _reduce_depth(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return _follow_profile(image) or image.convert("RGB")
+
+
+def _reduce_depth(image: Image.Image) -> Image.Image:
+    """Deep grey → 8 bits; white is the largest value of the smallest usual range that holds all values."""
+    values = np.nan_to_num(np.asarray(image, np.float32))
+    highest = float(values.max())
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    white = next((value for value in ranges if highest <= value), highest)
+    return Image.fromarray((np.clip(values / white, 0, 1) * 255).round().astype(np.uint8))
+
+
+def _follow_profile(image: Image.Image) -> Image.Image | None:
+    """Colours by the embedded ICC profile; None without one that fits, as browsers do."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    return converted

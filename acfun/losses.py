@@ -1,0 +1,157 @@
+"""Losses as pure functions of tensors.
+
+Notation (METHODS → here): x̂0 → pred_original_sample, z_t → noisy_latents, ε → noise, ω_t → timestep_weights, e_a → prompt_embeds.
+Images are (B,3,H,W) in [-1,1]; latents are scaled as the UNet sees them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def predict_original_sample(
+    model_pred: Tensor, noisy_latents: Tensor, alphas_cumprod: Tensor, prediction_type: str
+) -> Tensor:
+    """Clean latents that a prediction implies.
+
+    ε-prediction: x̂0 = (z_t − √(1−ᾱ) ε̂) / √ᾱ (Ho et al. 2020, eq. 15); v-prediction: x̂0 = √ᾱ z_t − √(1−ᾱ) v̂ (Salimans & Ho 2022, app. D).
+
+    Args:
+        model_pred: (B,C,h,w) output of the UNet.
+        noisy_latents: (B,C,h,w).
+        alphas_cumprod: (B,) ᾱ at each sample's timestep.
+        prediction_type: "epsilon", "v_prediction" or "sample".
+
+    Raises:
+        ValueError: another prediction type.
+    """
+    signal = alphas_cumprod.sqrt().view(-1, 1, 1, 1)
+    sigma = (1 - alphas_cumprod).sqrt().view(-1, 1, 1, 1)
+    if prediction_type == "epsilon":
+        return (noisy_latents - sigma * model_pred) / signal
+    if prediction_type == "v_prediction":
+        return signal * noisy_latents - sigma * model_pred
+    if prediction_type == "sample":
+        return model_pred
+    raise ValueError(f"prediction_type {prediction_type!r} is unknown; epsilon, v_prediction and sample are")
+
+
+def compute_timestep_weights(alphas_cumprod: Tensor, gamma: float = 5.0) -> Tensor:
+    """ω_t for a loss on x̂0: min(SNR, γ) (Hang et al. 2023, min-SNR), divided by γ so that it lies in (0, 1].
+
+    Args:
+        alphas_cumprod: (B,).
+        gamma: where the signal-to-noise ratio is cut.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return snr.clamp(max=gamma) / gamma
+
+
+def latent_distance(pred_original_sample: Tensor, target: Tensor, timestep_weights: Tensor) -> Tensor:
+    """ω_t ‖x̂0 − z‖², mean over latent values and batch: one term of the imagery alignment loss (ACFun, eq. of section 3.3)."""
+    squared = (pred_original_sample - target).square().flatten(1).mean(1)
+    return (timestep_weights * squared).mean()
+
+
+def extract_patches(image: Tensor, size: int = 5, stride: int = 2) -> Tensor:
+    """Overlapping colour patches of one image (1,3,H,W) as points (N, 3·size²)."""
+    return F.unfold(image, size, stride=stride)[0].T
+
+
+def select_patches(patches: Tensor, mask: Tensor, size: int = 5, stride: int = 2) -> Tensor:
+    """Those of `extract_patches` whose centre lies inside `mask` (H,W) > 0.5: (M, D), M may be 0."""
+    centre = size // 2
+    rows, columns = ((length - size) // stride + 1 for length in mask.shape)
+    centres = mask[centre : centre + rows * stride : stride, centre : centre + columns * stride : stride]
+    return patches[centres.flatten() > 0.5]
+
+
+def sliced_wasserstein(points: Tensor, target: Tensor, directions: Tensor) -> Tensor:
+    """Mean absolute difference of the sorted projections of two point sets (Bonneel et al. 2015; p = 1).
+
+    Sets of different size are compared at as many evenly spaced quantiles as the smaller set has points.
+
+    Args:
+        points: (N, D).
+        target: (M, D).
+        directions: (D, K) unit columns.
+    """
+    projected = (points @ directions).sort(0).values
+    wanted = (target @ directions).sort(0).values
+    count = min(len(projected), len(wanted))
+    return (_quantiles(projected, count) - _quantiles(wanted, count)).abs().mean()
+
+
+def sample_directions(dimension: int, count: int, generator: torch.Generator) -> Tensor:
+    """Random unit vectors, (dimension, count)."""
+    return F.normalize(torch.randn(dimension, count, generator=generator), dim=0)
+
+
+def gram_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Relative L1 distance of centred Gram matrices, mean over stages (Gatys et al. 2016, with covariances instead of raw products).
+
+    Args:
+        features: per stage (B, C, h, w).
+        targets: per stage (C, C), of `compute_gram`.
+    """
+    distances = [
+        (compute_gram(feature) - target).abs().sum((-2, -1)) / target.abs().sum().clamp(min=1e-6)
+        for feature, target in zip(features, targets, strict=True)
+    ]
+    return torch.stack([distance.mean() for distance in distances]).mean()
+
+
+def compute_gram(feature: Tensor) -> Tensor:
+    """Channel covariance (B, C, C) of a feature map (B, C, h, w)."""
+    flat = feature.flatten(2)
+    centred = flat - flat.mean(-1, keepdim=True)
+    return centred @ centred.transpose(1, 2) / flat.shape[-1]
+
+
+def self_similarity(feature: Tensor, max_side: int = 16) -> Tensor:
+    """Cosine similarity (B, P, P) of every position of a feature map to every other, P ≤ max_side² (Shechtman & Irani 2007; Kolkin et al. 2019)."""
+    side = min(max_side, *feature.shape[-2:])
+    flat = F.adaptive_avg_pool2d(feature, side).flatten(2)
+    unit = F.normalize(flat - flat.mean(-1, keepdim=True), dim=1)
+    return unit.transpose(1, 2) @ unit
+
+
+def structure_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference of self-similarities, over stages: the layout is kept, the appearance is free.
+
+    Args:
+        features: per stage (B, C, h, w).
+        targets: per stage (B, P, P), of `self_similarity`.
+    """
+    return torch.stack(
+        [(self_similarity(feature) - target).abs().mean() for feature, target in zip(features, targets, strict=True)]
+    ).mean()
+
+
+def identity_distance(identity_embeds: Tensor, target_embeds: Tensor) -> Tensor:
+    """1 − cosine of unit identity embeddings (B, D), mean over the batch, in [0, 2] (identity alignment)."""
+    return (1 - (identity_embeds * target_embeds).sum(-1)).mean()
+
+
+def shape_distance(landmarks: Tensor, targets: Tensor, unit: Tensor) -> Tensor:
+    """Mean distance of landmarks (B, N, 2) to where the painted face's proportions put them, in units of `unit` (B,) pixels."""
+    distances = (landmarks - targets).square().sum(-1).add(1e-8).sqrt().mean(-1)
+    return (distances / unit).mean()
+
+
+def total_loss(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """Σ weight · loss over the keys of `losses`.
+
+    Raises:
+        KeyError: a loss without a weight.
+    """
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _quantiles(sorted_points: Tensor, count: int) -> Tensor:
+    if len(sorted_points) == count:
+        return sorted_points
+    positions = torch.linspace(0, len(sorted_points) - 1, count, device=sorted_points.device)
+    return sorted_points[positions.round().long()]

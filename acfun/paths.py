@@ -1,0 +1,35 @@
+"""Where things lie on disk, and how they are written: whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CACHE_DIR_VARIABLE = "ACFUN_CACHE_DIR"
+
+
+def mini_dir() -> Path:
+    """Folder of the embedded base `mini`."""
+    return Path(__file__).parent / "base" / "mini"
+
+
+def cache_dir() -> Path:
+    """Folder for fitted styles: ACFUN_CACHE_DIR, or `acfun` in the user's cache folder. Not created here."""
+    if os.environ.get(CACHE_DIR_VARIABLE):
+        return Path(os.environ[CACHE_DIR_VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acfun"
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; the file takes the place of `path` if the block ends normally.
+
+    The folder must exist. After an error `path` is as it was and nothing else is left.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,97 @@
+"""What a fit shows while it runs: a progress bar with losses and time left, and preview grids in the run folder."""
+
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as ProgressBar
+
+from acfun.config import FitConfig, dump_toml
+from acfun.errors import ConfigError
+from acfun.fit import Progress
+from acfun.images import contact_sheet, load_image, save_image, tensor_to_pil
+from acfun.paths import atomic_write
+
+CONFIG_NAME = "config.toml"
+PREVIEW_NAME = "preview_{step:05d}.png"
+
+
+class FitReporter:
+    """Reports a fit; give it to `fit_style` as `report` and use it as a context manager around the fit.
+
+    Args:
+        config: of the fit; names the run folder.
+        console: where the bar is drawn.
+        quiet: draw no bar.
+
+    Attributes:
+        step: steps done so far, of this and of earlier sessions.
+    """
+
+    def __init__(self, config: FitConfig, console: Console, *, quiet: bool = False) -> None:
+        self.config, self.step = config, 0
+        self._bar = ProgressBar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            disable=quiet,
+        )
+        self._task = self._bar.add_task("preparing", total=config.max_steps, losses="", left="")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last step was reported; False after an interruption."""
+        return self.step >= self.config.max_steps
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        self.step = progress.step
+        self._bar.update(
+            self._task,
+            description="fitting",
+            completed=progress.step,
+            losses=" ".join(f"{name} {loss:.3f}" for name, loss in progress.losses.items()),
+            left=f"{round(progress.seconds_left)} s left",
+        )
+        if progress.preview is not None and self.config.output_dir is not None:
+            self._save_preview(Path(self.config.output_dir), progress)
+
+    def _save_preview(self, directory: Path, progress: Progress) -> None:
+        """A grid of the style image and the predicted pictures."""
+        assert progress.preview is not None
+        pictures = [tensor_to_pil(picture) for picture in progress.preview]
+        cells = [load_image(self.config.style_path).resize(pictures[0].size), *pictures]
+        labels = ["style", *(f"step {progress.step}" for _ in pictures)]
+        sheet = contact_sheet(cells, columns=min(len(cells), 4), labels=labels)
+        save_image(sheet, directory / PREVIEW_NAME.format(step=progress.step))
+
+
+def start_run_dir(config: FitConfig) -> None:
+    """Create the run folder that a config asks for, if any, and note the config in it.
+
+    Raises:
+        ConfigError: the folder cannot be made or written to.
+    """
+    if config.output_dir is None:
+        return
+    directory = Path(config.output_dir)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_write(directory / CONFIG_NAME) as temporary:
+            temporary.write_text(dump_toml(asdict(config)), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{directory}: this cannot be the run folder ({error}); choose another place") from error

@@ -1,0 +1,296 @@
+"""The style file: one safetensors with a style's tensors and, as plain strings, what is needed to use it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata as importlib_metadata
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from acfun.base import Base
+from acfun.errors import BaseFamilyMismatchError, ConfigError, StyleFileError
+from acfun.paths import atomic_write
+from acfun.style_architecture import StyleArchitecture
+from acfun.style_model import StyleModel, build_style_model
+
+FORMAT = "acfun-style"
+FORMAT_VERSION = 1
+
+REQUIRED_KEYS = (
+    "format",
+    "format_version",
+    "acfun_version",
+    "family",
+    "base_name",
+    "base_fingerprint",
+    "placeholder",
+    "architecture",
+    "config",
+    "licence",
+)
+
+# The safetensors format: 8 bytes of little-endian header length, the header as JSON, the tensors.
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Style:
+    """A fitted style, detached from any base.
+
+    Attributes:
+        tensors: named by part and module path ("token.offset", "afun.…", "style_embeds"), on the CPU.
+        metadata: strings under `REQUIRED_KEYS`; "architecture" and "config" are JSON.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @classmethod
+    def from_model(
+        cls,
+        model: StyleModel,
+        base: Base,
+        *,
+        config: Mapping[str, Any] | None = None,
+        licence: str = "unspecified",
+    ) -> Self:
+        """Copies the style out of `model`, which stands in `base` and stays as it is.
+
+        Args:
+            model: a fitted style model.
+            base: what the model was built on; its family, name and fingerprint are noted.
+            config: options of the fit, for the record; anything that JSON can hold.
+            licence: under which terms the style may be used, for instance those of the style image.
+        """
+        return cls(
+            tensors=model.style_tensors(),
+            metadata={
+                "format": FORMAT,
+                "format_version": str(FORMAT_VERSION),
+                "acfun_version": _find_version(),
+                "family": base.family,
+                "base_name": base.name,
+                "base_fingerprint": base.fingerprint,
+                "placeholder": model.architecture.placeholder or "",
+                "architecture": _to_json(model.architecture.to_dict()),
+                "config": _to_json(dict(config or {})),
+                "licence": licence,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Reads a style file; the header is checked before any tensor is read.
+
+        Raises:
+            StyleFileError: the file is missing, empty, damaged, no style, or of a newer format.
+        """
+        path = Path(path)
+        metadata = _read_metadata(path)
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise StyleFileError(f"{path} is damaged or cut off ({error}): copy or fit it again") from error
+        return cls(tensors=tensors, metadata=metadata)
+
+    @classmethod
+    def blend(cls, parts: Sequence[tuple["Style", float]]) -> Self:
+        """The weighted mean of styles of one base and one architecture; the weights sum to 1.
+
+        Meaningful for styles that were fitted from the same initial weights (the same seed).
+
+        Raises:
+            ValueError: no part, or weights that do not sum to 1.
+            StyleFileError: the architectures differ.
+            BaseFamilyMismatchError: the bases differ.
+        """
+        weights = [weight for _, weight in parts]
+        if not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
+            raise ValueError(f"blend weights {weights} sum to {sum(weights):g}: divide each by their sum")
+        first = parts[0][0]
+        for other, _ in parts[1:]:
+            _check_blendable(first, other)
+        tensors = {
+            name: torch.stack([weight * style.tensors[name].float() for style, weight in parts]).sum(dim=0)
+            for name in first.tensors
+        }
+        blended_from = [{"config": style.config, "weight": weight} for style, weight in parts]
+        licences = sorted({style.metadata["licence"] for style, _ in parts})
+        own = {"config": _to_json({"blended_from": blended_from}), "licence": " AND ".join(licences)}
+        return cls(tensors=tensors, metadata=first.metadata | own)
+
+    @property
+    def architecture(self) -> StyleArchitecture:
+        """How to build the model that the tensors belong to.
+
+        Raises:
+            StyleFileError: this version of acfun cannot build it.
+        """
+        values = self._parse("architecture")
+        try:
+            return StyleArchitecture.from_dict(values)
+        except (TypeError, KeyError, ConfigError) as error:
+            raise StyleFileError(f"unknown architecture {values} ({error}): update acfun, or fit again") from error
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Options of the fit, as they were noted."""
+        return self._parse("config")
+
+    def save(self, path: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
+        """Writes the style file atomically; equal styles give byte-identical files.
+
+        Args:
+            path: where to; its folder exists.
+            dtype: of the tensors in the file: float32, or float16 for half the size.
+
+        Raises:
+            StyleFileError: a tensor is not finite in that dtype; nothing is written then.
+        """
+        tensors = {name: self.tensors[name].to(dtype).contiguous() for name in sorted(self.tensors)}
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise StyleFileError(f"{name} has values that are not finite in {dtype}: fit the style again")
+        content = _sort_header(to_safetensors(tensors, self.metadata))
+        with atomic_write(Path(path)) as temporary_path:
+            Path(temporary_path).write_bytes(content)
+
+    def check_base(self, base: Base) -> None:
+        """Refuses a base that the style was not made for.
+
+        Raises:
+            BaseFamilyMismatchError: another family, or another checkpoint of the same family.
+        """
+        name, family, fingerprint = (self.metadata[key] for key in ("base_name", "family", "base_fingerprint"))
+        if (family, fingerprint) != (base.family, base.fingerprint):
+            raise BaseFamilyMismatchError(
+                f"the style was made for base {name!r} ({family}, {fingerprint[:12]}), not for {base.name!r} "
+                f"({base.family}, {base.fingerprint[:12]}): load that base, or fit the style on this one",
+            )
+
+    def apply_to(self, base: Base) -> StyleModel:
+        """Puts the style into `base`; `eject()` of the result takes it out again.
+
+        Raises:
+            BaseFamilyMismatchError: the style was made for another base.
+            StyleFileError: the tensors are not those of the architecture; `base` is unchanged then.
+        """
+        self.check_base(base)
+        architecture = self.architecture
+        if "style_embeds" not in self.tensors:
+            raise StyleFileError("the style has no style_embeds: it is damaged, fit it again")
+        model = build_style_model(
+            base,
+            self.tensors["style_embeds"],
+            afun=architecture.afun,
+            cfun=architecture.cfun,
+            placeholder=architecture.placeholder,
+            initializer_word=architecture.initializer_word,
+            num_vectors=architecture.num_vectors,
+            generator=torch.Generator(),  # overwritten below, so the global generator need not move
+        )
+        try:
+            model.load_style_tensors(self.tensors)
+        except StyleFileError:
+            model.eject()
+            raise
+        return model
+
+    def describe(self) -> dict[str, Any]:
+        """The metadata and the numbers of values by part, as plain values."""
+        described = self.metadata | {"architecture": self.architecture.to_dict(), "config": self.config}
+        num_values: dict[str, int] = {}
+        for name, tensor in self.tensors.items():
+            part = name.split(".")[0]
+            num_values[part] = num_values.get(part, 0) + tensor.numel()
+        return described | {"num_values": num_values, "total_values": sum(num_values.values())}
+
+    def _parse(self, key: str) -> dict[str, Any]:
+        try:
+            values = json.loads(self.metadata[key])
+        except json.JSONDecodeError as error:
+            raise StyleFileError(f"the style's {key} is damaged ({error}): copy or fit it again") from error
+        if not isinstance(values, dict):
+            raise StyleFileError(f"the style's {key} is {values!r}, not a table: copy or fit it again")
+        return values
+
+
+def _check_blendable(first: Style, other: Style) -> None:
+    for key in ("family", "base_fingerprint"):
+        if first.metadata[key] != other.metadata[key]:
+            raise BaseFamilyMismatchError(
+                f"cannot blend styles whose {key} is {first.metadata[key]!r} and {other.metadata[key]!r}: "
+                "fit both on one base",
+            )
+    shapes = [{name: tensor.shape for name, tensor in style.tensors.items()} for style in (first, other)]
+    if first.architecture != other.architecture or shapes[0] != shapes[1]:
+        raise StyleFileError(
+            f"cannot blend styles of different architectures ({first.metadata['architecture']} and "
+            f"{other.metadata['architecture']}): fit both with the same options",
+        )
+
+
+def _find_version() -> str:
+    try:
+        return importlib_metadata.version("acfun-stylization")
+    except importlib_metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    header = _read_header(path)
+    metadata = header.get("__metadata__", {})
+    if metadata.get("format") != FORMAT:
+        raise _no_style(path, f"its format is {metadata.get('format')!r}")
+    version = metadata.get("format_version", "")
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        raise StyleFileError(f"{path} has format {version!r}, newer than {FORMAT_VERSION}: update acfun")
+    if missing := [key for key in REQUIRED_KEYS if key not in metadata]:
+        raise StyleFileError(f"{path} lacks the metadata {', '.join(missing)}: copy or fit it again")
+    return dict(metadata)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise StyleFileError(f"{path} is not a file: check the path of the style")
+    size = path.stat().st_size
+    if size == 0:
+        raise StyleFileError(f"{path} is empty (0 bytes): copy or fit it again")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if size < _LENGTH_BYTES or length > _MAX_HEADER_BYTES:
+            raise _no_style(path, "it does not begin as a safetensors file does")
+        content = file.read(length)
+    if len(content) < length:
+        raise StyleFileError(f"{path} is cut off in its header ({size} bytes): copy or fit it again")
+    try:
+        header = json.loads(content)
+    except ValueError as error:
+        raise _no_style(path, f"its header cannot be read, {error}") from error
+    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+        raise _no_style(path, "its header is no table")
+    return header
+
+
+def _no_style(path: Path, reason: str) -> StyleFileError:
+    return StyleFileError(f"{path} is no style file ({reason}): give a file that acfun saved")
+
+
+def _sort_header(content: bytes) -> bytes:
+    """safetensors writes the metadata in an order that changes from run to run; sorts it."""
+    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
+    header = _to_json(json.loads(content[_LENGTH_BYTES:start])).encode()
+    header += b" " * (-len(header) % _LENGTH_BYTES)
+    return len(header).to_bytes(_LENGTH_BYTES, "little") + header + content[start:]

@@ -1,0 +1,1 @@
+"""Diffusers pipelines, one class a file; installed as `acfun.pipelines`."""

@@ -1,0 +1,123 @@
+"""load_base on a folder of tiny real classes, and on everything that is not one."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+from acfun.base import FAMILIES, load_base, loading
+from acfun.base.families import find_family
+from acfun.errors import AcfunError, BaseFamilyMismatchError, BaseNotFoundError
+from tests.tiny import RESOLUTION, make_tiny_base, save_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoint")
+    save_tiny_checkpoint(directory)
+    return directory
+
+
+@pytest.fixture
+def broken(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+
+
+def test_load_gives_back_what_was_saved(checkpoint: Path) -> None:
+    base, original = load_base(checkpoint), make_tiny_base()
+    assert (base.family, base.resolution, base.name) == ("mini", RESOLUTION, str(checkpoint))
+    assert base.scheduler.config["prediction_type"] == "v_prediction"
+    for part in ("unet", "vae", "text_encoder", "image_encoder"):
+        loaded, saved = getattr(base, part), getattr(original, part)
+        for parameter, expected in zip(loaded.parameters(), saved.parameters(), strict=True):
+            assert torch.equal(parameter, expected)
+            assert not parameter.requires_grad
+        assert not loaded.training
+
+
+def test_load_converts_precision(checkpoint: Path) -> None:
+    base = load_base(checkpoint, dtype=torch.bfloat16)
+    for module in (base.unet, base.vae, base.text_encoder, base.image_encoder):
+        assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert base.dtype == torch.bfloat16
+
+
+def test_half_files_load_as_float32_with_the_same_fingerprint(checkpoint: Path, broken: Path) -> None:
+    base = load_base(checkpoint)
+    base.unet.half().save_pretrained(broken / "unet")
+    base.text_encoder.half().save_pretrained(broken / "text_encoder")
+    again = load_base(broken)
+    assert again.dtype == torch.float32
+    assert again.fingerprint == base.fingerprint == load_base(checkpoint, dtype=torch.bfloat16).fingerprint
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_fingerprint_changes_with_one_weight(checkpoint: Path, broken: Path, part: str) -> None:
+    base = load_base(checkpoint)
+    module = getattr(base, part)
+    with torch.no_grad():
+        next(module.parameters()).flatten()[3] += 0.01
+    module.save_pretrained(broken / part)
+    assert load_base(broken).fingerprint != base.fingerprint
+
+
+def test_fingerprint_changes_with_the_prediction_type(checkpoint: Path, broken: Path) -> None:
+    config = broken / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("v_prediction", "epsilon"))
+    assert load_base(broken).fingerprint != load_base(checkpoint).fingerprint
+
+
+@pytest.mark.parametrize("part", ["unet", "tokenizer", "image_encoder"])
+def test_missing_part_is_named(broken: Path, part: str) -> None:
+    shutil.rmtree(broken / part)
+    with pytest.raises(BaseNotFoundError, match=f"has no {part}"):
+        load_base(broken)
+
+
+def test_truncated_weights_are_named(broken: Path) -> None:
+    weights = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(BaseNotFoundError, match="vae cannot be read"):
+        load_base(broken)
+
+
+def test_two_text_encoders_are_no_known_family(broken: Path) -> None:
+    shutil.copytree(broken / "text_encoder", broken / "text_encoder_2")
+    with pytest.raises(BaseFamilyMismatchError, match="2 text encoders"):
+        load_base(broken)
+
+
+@pytest.mark.parametrize("name", ["no-such-base", "/no/such/folder", "./a/b", Path("some/model")])
+def test_unknown_name_lists_what_works(name: str | Path) -> None:
+    with pytest.raises(BaseNotFoundError, match="use mini, sd1, the path of a diffusers folder"):
+        load_base(name)
+
+
+@pytest.mark.parametrize("name", ["sd1", "someone/some-model"])
+def test_hub_id_offline_names_the_id_and_the_way_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repo_id = FAMILIES[name].repo_id if name in FAMILIES else name
+    with pytest.raises(BaseNotFoundError, match=rf"{repo_id} is neither a folder.*path of a diffusers folder"):
+        load_base(name)
+
+
+def test_embedded_base_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "mini_dir", lambda: tmp_path / "mini")
+    with pytest.raises(AcfunError, match=r"no weights in .*mini"):
+        load_base()
+
+
+def test_embedded_base_is_found_by_name(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "mini_dir", lambda: checkpoint)
+    assert load_base().fingerprint == load_base(checkpoint).fingerprint
+
+
+@pytest.mark.parametrize(("width", "name"), [(768, "sd1"), (256, "mini"), (16, "mini")])
+def test_family_by_the_width_of_the_prompt_embeddings(width: int, name: str) -> None:
+    assert find_family(width).name == name

@@ -1,0 +1,292 @@
+"""What every pretraining script shares: time budget, EMA, schedule, atomic checkpoints, shards, log, export.
+
+A script owns its models and its loop; this module owns what must behave the same in every run: stopping in
+time, surviving kill -9 (`save_checkpoint` is atomic) and continuing to the same numbers (`--resume`).
+"""
+
+import copy
+import json
+import math
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from acfun.errors import DataError
+from acfun.paths import atomic_write
+from acfun.process import restart_with_malloc_settings
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+# --- process ---
+
+
+def prepare_process(num_threads: int = 0) -> None:
+    """Restart this process once, with malloc settings read at start only; set torch's threads (0 = leave)."""
+    restart_with_malloc_settings()
+    if num_threads > 0:
+        torch.set_num_threads(num_threads)
+
+
+def build_accelerator(device: str = "auto", precision: str = "bf16") -> Accelerator:
+    """Accelerator on the best device ("auto"), "cpu" or "cuda"; `precision` is "no" or "bf16"."""
+    if device not in {"auto", "cpu", "cuda"}:
+        raise ValueError(f"device {device!r} is unknown: use auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': torch sees no GPU; use --device cpu or install a CUDA build")
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+
+
+def catch_stop_signals() -> threading.Event:
+    """An event set by the first Ctrl-C or SIGTERM (the loop then saves and ends); a second one kills."""
+    stop = threading.Event()
+
+    def request_stop(number: int, frame: object) -> None:
+        stop.set()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    return stop
+
+
+# --- progress ---
+
+
+@dataclass
+class TrainState:
+    """Where a run stands, saved with every checkpoint; `seconds` counts all its sessions together."""
+
+    step: int = 0
+    num_samples: int = 0
+    seconds: float = 0.0
+    best_figure: float | None = None
+
+
+class Budget:
+    """Ends a run after `minutes` in all or after `max_steps` (0 = no limit), whichever comes first."""
+
+    def __init__(self, minutes: float, state: TrainState, max_steps: int = 0) -> None:
+        self.minutes, self.max_steps, self.state = minutes, max_steps, state
+        self._seconds_before = state.seconds
+        self._start = time.monotonic()
+
+    def progress(self) -> float:
+        """Part of the budget spent, in [0,1] (of `max_steps` where set); updates `state.seconds`."""
+        self.state.seconds = self._seconds_before + time.monotonic() - self._start
+        if self.max_steps:
+            return min(self.state.step / self.max_steps, 1.0)
+        return min(self.state.seconds / (60 * self.minutes), 1.0)
+
+    def is_over(self) -> bool:
+        """True once the steps or the minutes are used up."""
+        return self.progress() >= 1.0 or self.state.seconds >= 60 * self.minutes
+
+
+class Interval:
+    """`is_due()` is true once every `seconds`, first after one interval: for checkpoints and log lines."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """True when the interval has passed since the last time this returned true."""
+        is_due = time.monotonic() - self._last >= self.seconds
+        if is_due:
+            self._last = time.monotonic()
+        return is_due
+
+
+def compute_cosine_scale(progress: float, warmup: float = 0.02, final: float = 0.02) -> float:
+    """Learning rate factor at `progress` in [0,1]: linear warm-up, then half a cosine from 1 to `final`."""
+    if progress < warmup:
+        return max(progress / warmup, 0.01)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give every parameter group `learning_rate`, times the group's own "scale" entry where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("scale", 1.0)
+
+
+# --- averaging ---
+
+
+class Ema:
+    """Exponential moving average of a module's parameters, in float32; buffers stay the module's own.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates, to forget the random start early.
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+        self.decay, self.num_updates = decay, 0
+        self.averages = {name: p.detach().float().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the averages towards the module's parameters."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        parameters = [p.detach().float() for p in module.parameters()]
+        torch._foreach_lerp_(list(self.averages.values()), parameters, 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Overwrite the module's parameters with the averages."""
+        for name, parameter in module.named_parameters():
+            parameter.copy_(self.averages[name])
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module carries the averages inside the `with` block and its own parameters again afterwards."""
+        own = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.copy_to(module)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in module.named_parameters():
+                    parameter.copy_(own[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: averages, decay, number of updates."""
+        return {"averages": self.averages, "decay": self.decay, "num_updates": self.num_updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`; the averages keep the device they are on."""
+        for name, average in self.averages.items():
+            average.copy_(state["averages"][name])
+        self.decay, self.num_updates = state["decay"], state["num_updates"]
+
+
+# --- checkpoints ---
+
+
+class HasState(Protocol):
+    """A module, optimizer, Ema or scheduler: whatever saves itself as a dict and takes it back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
+
+
+def save_checkpoint(directory: Path, state: TrainState, generator: torch.Generator, **parts: HasState) -> None:
+    """Write `directory/checkpoint.pt`: `parts` by name, the state and the generators; whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+    content["train_state"] = asdict(state)
+    content["generator"] = generator.get_state()
+    content["global_generator"] = torch.get_rng_state()
+    with atomic_write(directory / CHECKPOINT_NAME) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(directory: Path, state: TrainState, generator: torch.Generator, **parts: Any) -> bool:
+    """Put a saved checkpoint back into `state`, `generator` and `parts` in place; False when there is none.
+
+    Raises DataError when the checkpoint was made of other parts.
+    """
+    path = directory / CHECKPOINT_NAME
+    if not path.is_file():
+        return False
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if missing := parts.keys() - content.keys():
+        raise DataError(f"{path} has no {', '.join(sorted(missing))}: it belongs to another script or version")
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
+    vars(state).update(content["train_state"])
+    generator.set_state(content["generator"])
+    torch.set_rng_state(content["global_generator"])
+    return True
+
+
+def export_half(module: Any, directory: Path) -> None:
+    """Save a diffusers or transformers model as fp16 into `directory`, replaced only when all is written."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as temporary:
+        written = Path(temporary) / directory.name
+        copy.deepcopy(module).to("cpu", torch.float16).save_pretrained(written, safe_serialization=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        written.replace(directory)
+
+
+# --- data and log ---
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Images on disk, uint8 (N,H,W,3), and `captions[i]`, the texts of image i (at least one)."""
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]
+    captions: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def pixel_values(self, indices: Tensor) -> Tensor:
+        """(B,3,H,W) float32 in [-1,1], channels last in memory, of the images at `indices` (B,)."""
+        # Read in file order: the pages of a memmap come from disk one after the other then.
+        order = torch.argsort(indices)
+        batch = torch.from_numpy(np.ascontiguousarray(self.images[indices[order].numpy()]))
+        return (batch[torch.argsort(order)].permute(0, 3, 1, 2).float() / 127.5) - 1
+
+    def sample_captions(self, indices: Tensor, generator: torch.Generator) -> list[str]:
+        """One of each image's captions, drawn evenly."""
+        draws = torch.rand(len(indices), generator=generator).tolist()
+        texts = [self.captions[i] for i in indices.tolist()]
+        return [choices[int(draw * len(choices))] for choices, draw in zip(texts, draws, strict=True)]
+
+
+def open_shards(directory: Path) -> Shards:
+    """Map `images.npy` and read the captions of `directory`; DataError where they do not fit together.
+
+    Captions are those of `labels.json` (as `acfun.synthetic.shards` writes it), or, where there is one, of
+    `captions.json`: N texts, or N lists of texts.
+    """
+    captions_path = directory / "captions.json"
+    if not captions_path.is_file():
+        captions_path = directory / "labels.json"
+    if not captions_path.is_file() or not (directory / "images.npy").is_file():
+        raise DataError(f"{directory} has no images.npy or no labels.json: write shards into it first")
+    images = np.load(directory / "images.npy", mmap_mode="r")
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise DataError(f"{directory}/images.npy is {images.dtype} {images.shape}, not uint8 (N,H,W,3)")
+    entries = json.loads(captions_path.read_text(encoding="utf-8"))
+    texts = [entry["caption"] if isinstance(entry, dict) else entry for entry in entries]
+    captions = tuple((text,) if isinstance(text, str) else tuple(text) for text in texts)
+    if len(captions) != len(images) or not all(captions):
+        raise DataError(f"{captions_path} captions {len(captions)} of {len(images)} images, or one is empty")
+    return Shards(images, captions)
+
+
+class TrainLog:
+    """Prints one line per report and appends it to `directory/log.jsonl`."""
+
+    def __init__(self, directory: Path, budget: Budget) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path, self.budget = directory / "log.jsonl", budget
+
+    def report(self, **figures: float) -> None:
+        """Report `figures` (plain numbers, already averaged) at the present step."""
+        progress, state = self.budget.progress(), self.budget.state
+        line = {"step": state.step, "samples": state.num_samples, "seconds": round(state.seconds, 1)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line | figures) + "\n")
+        texts = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        print(f"{progress:6.1%} step {state.step} {state.seconds / 60:.1f} min  {texts}", flush=True)
