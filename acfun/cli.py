@@ -2,11 +2,10 @@
 
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
-import acfun
+from acfun import __version__
 from acfun.commands.apply import apply
 from acfun.commands.demo import demo
 from acfun.commands.doctor import doctor
@@ -20,9 +19,9 @@ from acfun.process import restart_with_malloc_settings
 
 
 class ExplainingGroup(TyperGroup):
-    """Turns the errors that acfun explains into a message and an exit code; any other error is a bug and keeps its traceback."""
+    """Turns explained errors into a message and an exit code; any other error is a bug and keeps its traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except AcfunError as error:
@@ -46,7 +45,7 @@ for command in (stylize, fit, apply, show, generate, doctor, demo):
 def print_version(is_asked: bool) -> None:
     """Print the version and stop."""
     if is_asked:
-        print(acfun.__version__)
+        print(__version__)
         raise typer.Exit
 
 

@@ -11,16 +11,14 @@ def select_device(name: str) -> torch.device:
     Raises:
         ConfigError: the device is unknown or absent here.
     """
+    is_present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(next(kind for kind, present in is_present.items() if present))
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device {name!r} is unknown: use auto, cpu, cuda or mps") from error
-    is_absent = (device.type == "cuda" and not torch.cuda.is_available()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if is_absent:
+    if not is_present.get(device.type, False):
         raise ConfigError(
             f"device {name!r} is not available to this torch: use --device cpu, or install a build for it"
         )

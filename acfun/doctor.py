@@ -143,7 +143,7 @@ def check_onnxruntime(installed: Mapping[str, str]) -> Check:
             "onnxruntime",
             "problem",
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu (with a GPU) or onnxruntime",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you need (-gpu with a GPU)",
         )
     detail = ", ".join(f"{name} {installed[name]}" for name in builds)
     return Check("onnxruntime", "ok", detail or "not installed; only insightface needs it")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -58,108 +57,148 @@ Report = Callable[[Progress], None]
 def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | None = None) -> Style:
     """Fit one style image.
 
-    A run folder (`config.output_dir`) holds the config, the checkpoint and, at the end, nothing that a style file does not. Ctrl-C
-    ends the loop after the step in hand, leaves a checkpoint, and returns the style as it is.
+    Ctrl-C ends the loop after the step in hand, leaves a checkpoint in the run folder (`config.output_dir`) where there
+    is one, and returns the style as it is. The base and torch's global generator are afterwards what they were.
 
     Args:
         config: what to fit; see `FitConfig`.
-        base: an already loaded base, in the dtype and on the device to be used; otherwise `config.base` is loaded.
+        base: an already loaded base, in the dtype and on the device to be used; otherwise `config.base` is loaded, on
+            `config.device`, or on the devices that `accelerate launch` gives to several processes.
         report: called after every step, on the main process.
 
     Raises:
         ImageError: an image cannot be read.
         NoFaceFoundError: a face photograph without a face.
-        ConfigError: a checkpoint of another configuration is to be resumed.
+        BaseNotFoundError: there is no such base.
+        ConfigError: options that contradict each other, or a checkpoint of another configuration is to be resumed.
     """
-    accelerator = Accelerator(cpu=config.device == "cpu")
-    device = select_device(config.device) if accelerator.num_processes == 1 else accelerator.device
-    base = base or load_base(config.base, dtype=DTYPES[config.dtype], device=device)
+    # What is on a device already stays there.
+    accelerator = Accelerator(device_placement=False)
+    if base is None:
+        device = select_device(config.device) if accelerator.num_processes == 1 else accelerator.device
+        base = load_base(config.base, dtype=DTYPES[config.dtype], device=device)
     generator = torch.Generator().manual_seed(config.seed)
-    torch.manual_seed(config.seed)
-    data = prepare(config, base, generator)
-    model = build_model(config, base, generator)
-    try:
-        _run(config, base, data, model, accelerator, generator, report)
-        return Style.from_model(model, base, config=describe_fit(config))
-    finally:
-        model.eject()
+    with _seed(config.seed, base.device):
+        data = prepare(config, base, generator)
+        model = build_model(config, base, generator)
+        try:
+            _Fit(config, base, data, model, accelerator, generator).run(report)
+            return Style.from_model(model, base, config=describe_fit(config))
+        finally:
+            model.eject()
 
 
 def build_model(config: FitConfig, base: Base, generator: torch.Generator) -> StyleModel:
     """Put the fresh style that a config asks for into a base."""
     width = base.text_encoder.config.hidden_size
     style_embeds = encode_style_image(base, pil_to_tensor(load_image(config.style_path)))
+    cfun = None
+    if config.cfun != "none":
+        cfun = CFunOptions(variant=config.cfun, groups=config.cfun_groups, rank=config.cfun_rank)
     return build_style_model(
         base,
         style_embeds,
         afun=AFunOptions.for_width(width) if config.use_afun else None,
-        cfun=None
-        if config.cfun == "none"
-        else CFunOptions(variant=config.cfun, groups=config.cfun_groups, rank=config.cfun_rank),
+        cfun=cfun,
         placeholder=config.placeholder,
         num_vectors=config.num_token_vectors,
         generator=generator,
     )
 
 
-def _run(
-    config: FitConfig,
-    base: Base,
-    data: FitData,
-    model: StyleModel,
-    accelerator: Accelerator,
-    generator: torch.Generator,
-    report: Report | None,
-) -> None:
-    optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=config.learning_rate, weight_decay=0.0)
-    checkpoint = None if config.output_dir is None else FitCheckpoint(config, model, optimizer, generator)
-    step = checkpoint.load() if checkpoint is not None and config.resume else 0
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
-    input_ids = tokenize(_tokenizer_of(model, base), [config.prompt()]).to(base.unet.device)
-    alphas_cumprod = base.scheduler.alphas_cumprod.to(base.unet.device)
-    objective, weights = OBJECTIVES[config.objective], config.loss_weights()
-    start, first = time.monotonic(), step
-    model.train()
-    with _interruptible() as is_interrupted:
-        while step < config.max_steps and not is_interrupted():
-            batch = objective.sample(
-                data, data.num_train_timesteps, config.batch_size * accelerator.num_processes, generator
-            )
-            batch = _take_share(batch, accelerator.process_index, accelerator.num_processes)
-            pred, alphas = _predict(prepared, batch, input_ids, alphas_cumprod, base)
-            losses = objective.compute(data, batch, pred, alphas, frozenset(weights))
-            accelerator.backward(total_loss(losses, weights))
-            accelerator.clip_grad_norm_(model.trainable_parameters(), config.max_grad_norm)
-            prepared_optimizer.step()
-            prepared_optimizer.zero_grad(set_to_none=True)
-            step += 1
-            is_due = bool(config.checkpoint_every) and step % config.checkpoint_every == 0
-            if checkpoint is not None and (is_due or is_interrupted()) and accelerator.is_main_process:
-                checkpoint.save(step)
-            if report is not None and accelerator.is_main_process:
-                left = (time.monotonic() - start) / (step - first) * (config.max_steps - step)
-                is_preview = bool(config.preview_every) and step % config.preview_every == 0
-                preview = _decode(data, pred, len(batch.faces)) if is_preview else None
-                report(
-                    Progress(
-                        step, config.max_steps, {name: float(loss) for name, loss in losses.items()}, left, preview
-                    )
-                )
-    model.eval()
+class _Fit:
+    """The loop of one fit and what it needs, on one of possibly several processes."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        base: Base,
+        data: FitData,
+        model: StyleModel,
+        accelerator: Accelerator,
+        generator: torch.Generator,
+    ) -> None:
+        self.config, self.data, self.accelerator, self.generator = config, data, accelerator, generator
+        self.objective, self.weights = OBJECTIVES[config.objective], config.loss_weights()
+        self.prediction_type = base.scheduler.config.prediction_type
+        self.alphas_cumprod = base.scheduler.alphas_cumprod.to(base.device)
+        self.input_ids = _tokenize_prompt(config, model).to(base.device)
+        self.parameters = model.trainable_parameters()
+        optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
+        self.step, self.checkpoint = 0, None
+        if config.output_dir is not None:
+            self.checkpoint = FitCheckpoint(config, base.fingerprint, model, optimizer, generator)
+        if self.checkpoint is not None and config.resume:
+            self.step = self.checkpoint.load()
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+
+    def run(self, report: Report | None) -> None:
+        """Take the steps that are left, saving and reporting; Ctrl-C ends the loop after a whole step."""
+        config, start, first, saved = self.config, time.monotonic(), self.step, self.step
+        self.model.train()
+        with _interruptible() as is_interrupted:
+            while self.step < config.max_steps and not self._any_process(is_interrupted()):
+                losses, pred = self._take_step()
+                self.step += 1
+                if _is_due(self.step, config.checkpoint_every):
+                    self._save()
+                    saved = self.step
+                if report is not None and self.accelerator.is_main_process:
+                    left = (time.monotonic() - start) / (self.step - first) * (config.max_steps - self.step)
+                    preview = self._decode(pred) if _is_due(self.step, config.preview_every) else None
+                    figures = {name: float(loss) for name, loss in losses.items()}
+                    report(Progress(self.step, config.max_steps, figures, left, preview))
+            if saved < self.step < config.max_steps:
+                self._save()
+        self.model.eval()
+
+    def _take_step(self) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step; losses by name, and the predicted clean latents (B,C,h,w)."""
+        config, accelerator = self.config, self.accelerator
+        # Every process draws the whole batch, so that one and several processes see the same rows.
+        batch = self.objective.sample(self.data, config.batch_size * accelerator.num_processes, self.generator)
+        batch = _take_share(batch, accelerator.process_index, accelerator.num_processes)
+        pred, alphas = self._predict(batch)
+        losses = self.objective.compute(self.data, batch, pred, alphas, frozenset(self.weights))
+        accelerator.backward(total_loss(losses, self.weights))
+        accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses, pred
+
+    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """x̂0 (B,C,h,w) in float32 and ᾱ (B,) of a batch."""
+        alphas = self.alphas_cumprod[batch.timesteps].to(batch.latents)
+        signal, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alphas, 1 - alphas))
+        noisy_latents = signal * batch.latents + sigma * batch.noise
+        input_ids = self.input_ids.expand(len(noisy_latents), -1)
+        model_pred = self.model(noisy_latents, batch.timesteps, input_ids=input_ids)
+        return predict_original_sample(model_pred, noisy_latents, alphas, self.prediction_type), alphas
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.accelerator.is_main_process:
+            self.checkpoint.save(self.step)
+
+    @torch.no_grad()
+    def _decode(self, pred: Tensor) -> Tensor:
+        """Pictures of the batch's faces, which come first."""
+        return decode_latents(self.data.vae, pred[: self.config.batch_size]).clamp(-1, 1).cpu()
+
+    def _any_process(self, flag: bool) -> bool:
+        """Whether the flag is up on any process: they must leave the loop together."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        flags = self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device))
+        return bool(flags.any())
 
 
-def _predict(model: Any, batch: Batch, input_ids: Tensor, alphas_cumprod: Tensor, base: Base) -> tuple[Tensor, Tensor]:
-    """x̂0 (B,C,h,w) in float32 and ᾱ (B,) of a batch."""
-    alphas = alphas_cumprod[batch.timesteps].to(batch.latents)
-    signal, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alphas, 1 - alphas))
-    noisy_latents = signal * batch.latents + sigma * batch.noise
-    model_pred = model(noisy_latents, batch.timesteps, input_ids=input_ids.expand(len(noisy_latents), -1))
-    prediction_type = base.scheduler.config.prediction_type
-    return predict_original_sample(model_pred, noisy_latents, alphas, prediction_type), alphas
+def _tokenize_prompt(config: FitConfig, model: StyleModel) -> Tensor:
+    assert model.token is not None  # a config always names a placeholder
+    return tokenize(model.token.tokenizer, model.token.expand(config.prompt()))
 
 
 def _take_share(batch: Batch, index: int, count: int) -> Batch:
-    """The rows of one process: every process draws the whole batch, so one and two processes see the same rows."""
+    """The rows of process `index` of `count`."""
     if count == 1:
         return batch
     num_faces = len(batch.faces)
@@ -173,29 +212,32 @@ def _take_share(batch: Batch, index: int, count: int) -> Batch:
     )
 
 
-def _decode(data: FitData, pred: Tensor, count: int) -> Tensor:
-    with torch.no_grad():
-        return decode_latents(data.vae, pred[:count].detach()).float().clamp(-1, 1).cpu()
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
 
 
-def _tokenizer_of(model: StyleModel, base: Base) -> Any:
-    return base.tokenizer if model.token is None else model.token.tokenizer
+@contextmanager
+def _seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, which dropout draws from, and put them back afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C only sets a flag, so that the step in hand is finished and saved; a second one interrupts as usual."""
-    interrupted: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        interrupted.append(number)
-        signal.signal(signal.SIGINT, previous)
-
+    """The first Ctrl-C only sets a flag, so that the step in hand is finished; a second one interrupts as usual."""
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handler and sends no Ctrl-C
         yield lambda: False
         return
+    interrupted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, previous)
+
     previous = signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: bool(interrupted)
+        yield interrupted.is_set
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -7,7 +7,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from acfun.config import FitConfig
@@ -31,27 +31,42 @@ class FitCheckpoint:
 
     Args:
         config: with an `output_dir`.
+        base_fingerprint: of the base that is fitted on.
         model: whose trainables are kept.
         optimizer: over those trainables.
-        generator: of the run; torch's global state is kept too, dropout draws from it.
+        generator: of the run; torch's global states are kept too, dropout draws from them.
     """
 
     def __init__(
-        self, config: FitConfig, model: StyleModel, optimizer: torch.optim.AdamW, generator: torch.Generator
+        self,
+        config: FitConfig,
+        base_fingerprint: str,
+        model: StyleModel,
+        optimizer: torch.optim.AdamW,
+        generator: torch.Generator,
     ) -> None:
         assert config.output_dir is not None
         self.path = Path(config.output_dir) / CHECKPOINT_NAME
-        self.signature = json.dumps(asdict(config) | dict.fromkeys(_RUN_ONLY), sort_keys=True)
+        options = asdict(config) | dict.fromkeys(_RUN_ONLY)
+        self.signature = json.dumps(options | {"base_fingerprint": base_fingerprint}, sort_keys=True)
         self.model, self.optimizer, self.generator = model, optimizer, generator
+        device = model.style_embeds.device
+        self.cuda_device = device if device.type == "cuda" else None
 
     def save(self, step: int) -> None:
-        """Write the state after `step` steps, whole or not at all."""
+        """Write the state after `step` steps, whole or not at all.
+
+        Args:
+            step: at least 1, so that the optimizer has moments.
+        """
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.model.named_trainables():
             tensors[f"parameter.{name}"] = parameter.detach()
             moments = self.optimizer.state[parameter]
             tensors |= {f"{key}.{name}": moments[key] for key in _MOMENTS}
         tensors |= {"random.generator": self.generator.get_state(), "random.global": torch.get_rng_state()}
+        if self.cuda_device is not None:
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.cuda_device)
         metadata = {"step": str(step), "config": self.signature}
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,23 +77,32 @@ class FitCheckpoint:
         """Put the saved state back; returns the step reached, 0 where nothing was saved.
 
         Raises:
-            ConfigError: the checkpoint belongs to another configuration.
+            ConfigError: the checkpoint is damaged, or belongs to another configuration or base.
         """
         if not self.path.is_file():
             return 0
-        with safe_open(self.path, "pt") as file:
-            metadata = file.metadata()
-            if metadata["config"] != self.signature:
-                raise ConfigError(
-                    f"{self.path} belongs to another configuration: resume with its own, or give another output_dir"
-                )
-            for name, parameter in self.model.named_trainables():
-                parameter.data.copy_(file.get_tensor(f"parameter.{name}"))
-                state = {key: file.get_tensor(f"{key}.{name}") for key in _MOMENTS}
-                # AdamW keeps its step counter on the CPU, the moments beside the parameter.
-                self.optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-                }
-            self.generator.set_state(file.get_tensor("random.generator"))
-            torch.set_rng_state(file.get_tensor("random.global"))
+        try:
+            tensors = safetensors.torch.load_file(self.path)
+            with safe_open(self.path, "pt") as file:
+                metadata = file.metadata() or {}
+        except SafetensorError as error:
+            raise ConfigError(f"{self.path} is damaged ({error}): delete it, and fit from the start") from error
+        if metadata.get("config") != self.signature:
+            raise ConfigError(
+                f"{self.path} belongs to another configuration or base: resume with its own, or give another output_dir"
+            )
+        self._restore(tensors)
         return int(metadata["step"])
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_trainables():
+            parameter.data.copy_(tensors[f"parameter.{name}"])
+            state = {key: tensors[f"{key}.{name}"] for key in _MOMENTS}
+            # AdamW keeps its step counter on the CPU, the moments beside the parameter.
+            self.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
+            }
+        self.generator.set_state(tensors["random.generator"])
+        torch.set_rng_state(tensors["random.global"])
+        if self.cuda_device is not None and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.cuda_device)

@@ -33,7 +33,7 @@ class Portrait:
     Attributes:
         image: (1,3,S,S) in [-1,1].
         landmarks: (1,189,2) pixels, or None where no face was found.
-        masks: (1,R,S,S) soft region masks in the order of `region_names`, or None.
+        masks: (1,R,S,S) soft region masks in the order of `region_names`, or None where no face was found.
         region_names: names of the regions.
     """
 
@@ -53,7 +53,7 @@ class FaceSample:
         masks: per scale, region name → (H,W) in [0,1]; one region `whole` where the style has no face.
         self_similarities: per structure stage (P,P).
         identity_embeds: (D,) unit length.
-        shape_target: (189,2) pixels where the landmarks should go for the painting's proportions.
+        shape_target: (189,2) pixels, where the landmarks should go for the painting's proportions.
         inter_pupil: () distance of the pupils, pixels.
     """
 
@@ -104,7 +104,7 @@ class FitData:
 
 
 def build_style_patches(style: Portrait) -> PatchBank:
-    """Cut the style into colour patches, by region where a face was found; a region too small at a scale falls away there."""
+    """Cut the style into colour patches, by region where a face was found; regions too small at a scale are left out."""
     levels = []
     for image, masks in _pyramid(style):
         patches = extract_patches(image)
@@ -116,7 +116,12 @@ def build_style_patches(style: Portrait) -> PatchBank:
 def build_masks(face: Portrait, bank: PatchBank) -> tuple[dict[str, Tensor], ...]:
     """Masks of the photograph for the regions that the style has; what has no counterpart joins a neighbour.
 
-    Returns one dict a scale, (H,W) masks that cover the image together.
+    Args:
+        face: with masks.
+        bank: the style's regions.
+
+    Returns:
+        One dict a scale: region name → (H,W) in [0,1].
     """
     return tuple(
         _merge_masks(image, masks, level) for (image, masks), level in zip(_pyramid(face), bank.levels, strict=True)
@@ -124,12 +129,13 @@ def build_masks(face: Portrait, bank: PatchBank) -> tuple[dict[str, Tensor], ...
 
 
 def _merge_masks(image: Tensor, masks: dict[str, Tensor], level: dict[str, Tensor]) -> dict[str, Tensor]:
-    if WHOLE in level or WHOLE in masks:
-        return {next(iter(level)): image.new_ones(image.shape[-2:])}
+    if WHOLE in level:
+        return {WHOLE: image.new_ones(image.shape[-2:])}
     merged = {name: masks[name].clone() for name in level}
-    for name in masks.keys() - merged.keys():
+    # In the order of the masks, since sums in another order differ in the last bit.
+    for name in masks:
         neighbour = next((other for other in NEIGHBOURS[name] if other in merged), None)
-        if neighbour is not None:
+        if name not in merged and neighbour is not None:
             merged[neighbour] += masks[name]
     return merged
 
@@ -148,14 +154,14 @@ def build_face_sample(
         bank: the style's regions.
         vae: of the base.
         encode_identity: as in `FitData`.
-        shape_offset: (189,2) how the painted face differs from the average, in inter-pupil distances, in the face's own axes.
+        shape_offset: (189,2) of `compute_shape_offset`.
     """
-    assert face.landmarks is not None
+    assert face.landmarks is not None and face.masks is not None
     pupils = face.landmarks[0, :2]
     across = pupils[1] - pupils[0]
     axes = torch.stack([across, torch.stack([-across[1], across[0]])])
     with torch.no_grad():
-        features = encode_features(vae, face.image.to(vae.dtype))
+        features = encode_features(vae, face.image)
         identity = encode_identity(face.image, face.landmarks)[0]
     return FaceSample(
         latents=encode_latents(vae, face.image)[0],
@@ -194,7 +200,7 @@ def encode_style_crops(vae: AutoencoderKL, style: Portrait, painting: Tensor, ge
 def encode_style_grams(vae: AutoencoderKL, style: Portrait) -> tuple[Tensor, ...]:
     """Channel covariances (C,C) of the encoder's stages on the style image."""
     with torch.no_grad():
-        return tuple(compute_gram(feature)[0] for feature in encode_features(vae, style.image.to(vae.dtype)))
+        return tuple(compute_gram(feature)[0] for feature in encode_features(vae, style.image))
 
 
 def compute_shape_offset(style_shape: Tensor, mean_shape: Tensor, amount: float) -> Tensor:

@@ -8,10 +8,10 @@ from torch import Tensor
 from acfun.base import Base, encode_prompt
 from acfun.base.vae_features import decode_latents
 from acfun.config import FitConfig
-from acfun.errors import NoFaceFoundError
+from acfun.errors import ConfigError, NoFaceFoundError
 from acfun.face.align import face_crop, portrait_crop, portrait_transform, transform_points
 from acfun.face.finder import FaceFinder, find_face, load_face_finder, regress_landmarks
-
+from acfun.face.identity import load_identity_encoder
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.fit_data import (
     FitData,
@@ -45,14 +45,18 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         generator: draws crops of the style image and, without photographs, faces.
 
     Raises:
+        ConfigError: a loss needs the face finder, and the framing does without.
         ImageError: a picture cannot be read.
         NoFaceFoundError: a photograph without a face.
+        BaseNotFoundError: the installation lacks a network that finds or tells faces.
     """
+    weights = config.loss_weights()
+    if config.framing == "whole" and "shape" in weights:
+        raise ConfigError("shape_weight needs the face finder: use framing 'find', or set shape_weight to 0")
     painting = pil_to_tensor(load_image(config.style_path)).to(base.device)
     finder = load_face_finder().to(base.device) if config.framing == "find" else None
     style = load_style_portrait(painting, base.resolution, finder)
     bank = build_style_patches(style)
-    weights = config.loss_weights()
     encode_identity = _build_identity(base.device) if "identity" in weights else _no_identity
     average = place_mean_face(base.resolution).to(base.device)
     amount = config.shape_amount if style.landmarks is not None else 0.0
@@ -74,7 +78,7 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
 
 
 def load_style_portrait(painting: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
-    """Cut the style image (1,3,H,W) to its face where one is found, else to its middle square; a painting needs no face."""
+    """Cut the style image (1,3,H,W) to its face where one is found, else to its middle square: it needs no face."""
     if finder is not None:
         try:
             return load_face_portrait(painting, size, finder)
@@ -124,23 +128,23 @@ def _sample_portraits(
         return unconditional + SAMPLED_FACE_GUIDANCE * (conditional - unconditional)
 
     timesteps = select_timesteps(base.scheduler, SAMPLED_FACE_STEPS, 1.0, base.device)
-    config_of_unet = base.unet.config
-    shape = (len(prompts), config_of_unet.in_channels, config_of_unet.sample_size, config_of_unet.sample_size)
+    size = base.unet.config.sample_size
+    shape = (len(prompts), base.unet.config.in_channels, size, size)
     noise = torch.randn(shape, generator=generator).to(base.device)
     latents = denoise(predict, base.scheduler, noise * base.scheduler.init_noise_sigma, timesteps)
-    pictures = decode_latents(base.vae, latents).float().clamp(-1, 1)
-    portraits = []
-    for picture in pictures.split(1):
-        try:
-            portraits.append(load_face_portrait(picture, base.resolution, finder))
-        except NoFaceFoundError:
-            portraits.append(load_face_portrait(picture, base.resolution, None))
-    return portraits
+    pictures = decode_latents(base.vae, latents).clamp(-1, 1)
+    return [_frame_sampled_face(picture, base.resolution, finder) for picture in pictures.split(1)]
+
+
+def _frame_sampled_face(picture: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
+    """The base draws in canonical framing, so a face that is not found is taken to be where it should be."""
+    try:
+        return load_face_portrait(picture, size, finder)
+    except NoFaceFoundError:
+        return load_face_portrait(picture, size, None)
 
 
 def _build_identity(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    from acfun.face.identity import load_identity_encoder
-
     encoder = load_identity_encoder().to(device)
 
     def encode(images: Tensor, landmarks: Tensor) -> Tensor:
@@ -160,8 +164,7 @@ def _build_regressor(finder: FaceFinder | None, size: int) -> Callable[[Tensor],
     pose = torch.tensor([[[size, 0, -0.5], [0, size, -0.5]]], dtype=torch.float32)
 
     def regress(images: Tensor) -> Tensor:
-        if finder is None:
-            raise NoFaceFoundError("shape_weight needs the face finder: use framing 'find', or set shape_weight to 0")
+        assert finder is not None  # `prepare` has seen to it
         poses = pose.to(images.device).expand(len(images), -1, -1)
         return regress_landmarks(finder, images.float(), poses, num_passes=1).landmarks
 

@@ -4,6 +4,7 @@ Tensors are (B,3,H,W) float32 in [-1,1]; arrays are (H,W,3) float32 in [0,1].
 """
 
 import struct
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,7 @@ MIN_SIDE = 32
 MAX_SIDE = 4096
 MAX_PIXELS = 100_000_000
 # Pillow also opens formats that run other programs (EPS) or are no pictures: only these are read.
-INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
 OUTPUT_FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -35,8 +36,8 @@ OUTPUT_FORMATS = {
 JPEG_QUALITY = 95
 _SHEET_MARGIN = 4
 _CAPTION_HEIGHT = 14
-# What Pillow's readers raise on damaged files beside OSError.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error)
+# What Pillow's readers raise on damaged files; the AVIF reader raises RuntimeError.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
 
 
 def load_image(path: Path | str) -> Image.Image:
@@ -55,7 +56,9 @@ def load_image(path: Path | str) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     try:
         Image.MAX_IMAGE_PIXELS = None  # our own limit names the size and the remedy, and spares JPEG
-        with Image.open(path, formats=INPUT_FORMATS) as file:
+        # Pillow warns of broken metadata beside sound pixels.
+        no_warnings = warnings.catch_warnings(action="ignore", category=UserWarning)
+        with no_warnings, Image.open(path, formats=INPUT_FORMATS) as file:
             _check_sides(path, *file.size)
             if not file.info.get("progressive"):  # all coefficients of a progressive JPEG are held in memory
                 file.draft(None, (MAX_SIDE, MAX_SIDE))

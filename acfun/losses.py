@@ -1,7 +1,6 @@
-"""Losses as pure functions of tensors.
+"""Losses as pure functions of tensors. Images are (B,3,H,W) in [-1,1]; latents are scaled as the UNet sees them.
 
-Notation (METHODS → here): x̂0 → pred_original_sample, z_t → noisy_latents, ε → noise, ω_t → timestep_weights, e_a → prompt_embeds.
-Images are (B,3,H,W) in [-1,1]; latents are scaled as the UNet sees them.
+Notation (paper → here): x̂0 → pred_original_sample, z_t → noisy_latents, ε → noise, ᾱ → alphas_cumprod, ω_t → timestep_weights.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ def predict_original_sample(
 ) -> Tensor:
     """Clean latents that a prediction implies.
 
-    ε-prediction: x̂0 = (z_t − √(1−ᾱ) ε̂) / √ᾱ (Ho et al. 2020, eq. 15); v-prediction: x̂0 = √ᾱ z_t − √(1−ᾱ) v̂ (Salimans & Ho 2022, app. D).
+    ε-prediction: x̂0 = (z_t − √(1−ᾱ) ε̂) / √ᾱ (Ho et al. 2020, https://arxiv.org/abs/2006.11239, eq. 15);
+    v-prediction: x̂0 = √ᾱ z_t − √(1−ᾱ) v̂ (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512, appendix D).
 
     Args:
         model_pred: (B,C,h,w) output of the UNet.
@@ -39,10 +39,12 @@ def predict_original_sample(
 
 
 def compute_timestep_weights(alphas_cumprod: Tensor, gamma: float = 5.0) -> Tensor:
-    """ω_t for a loss on x̂0: min(SNR, γ) (Hang et al. 2023, min-SNR), divided by γ so that it lies in (0, 1].
+    """ω_t for a loss on x̂0: min(SNR, γ) / γ, in [0, 1], with SNR = ᾱ / (1 − ᾱ).
+
+    min-SNR weighting, Hang et al. 2023, https://arxiv.org/abs/2303.09556.
 
     Args:
-        alphas_cumprod: (B,).
+        alphas_cumprod: (B,), below 1.
         gamma: where the signal-to-noise ratio is cut.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
@@ -50,7 +52,13 @@ def compute_timestep_weights(alphas_cumprod: Tensor, gamma: float = 5.0) -> Tens
 
 
 def latent_distance(pred_original_sample: Tensor, target: Tensor, timestep_weights: Tensor) -> Tensor:
-    """ω_t ‖x̂0 − z‖², mean over latent values and batch: one term of the imagery alignment loss (ACFun, eq. of section 3.3)."""
+    """ω_t ‖x̂0 − z‖², mean over latent values and batch: one term of ACFun's face and style imagery alignment loss.
+
+    Args:
+        pred_original_sample: x̂0 (B,C,h,w).
+        target: z (B,C,h,w).
+        timestep_weights: (B,).
+    """
     squared = (pred_original_sample - target).square().flatten(1).mean(1)
     return (timestep_weights * squared).mean()
 
@@ -90,7 +98,9 @@ def sample_directions(dimension: int, count: int, generator: torch.Generator) ->
 
 
 def gram_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Relative L1 distance of centred Gram matrices, mean over stages (Gatys et al. 2016, with covariances instead of raw products).
+    """Relative L1 distance of centred Gram matrices, mean over stages.
+
+    Gatys et al. 2016, https://arxiv.org/abs/1508.06576, with covariances in place of raw products.
 
     Args:
         features: per stage (B, C, h, w).
@@ -111,7 +121,10 @@ def compute_gram(feature: Tensor) -> Tensor:
 
 
 def self_similarity(feature: Tensor, max_side: int = 16) -> Tensor:
-    """Cosine similarity (B, P, P) of every position of a feature map to every other, P ≤ max_side² (Shechtman & Irani 2007; Kolkin et al. 2019)."""
+    """Cosine similarity (B, P, P) of every position of a feature map (B, C, h, w) to every other, P ≤ max_side².
+
+    Kolkin et al. 2019, https://arxiv.org/abs/1904.12785. A map larger than max_side is averaged down to it.
+    """
     side = min(max_side, *feature.shape[-2:])
     flat = F.adaptive_avg_pool2d(feature, side).flatten(2)
     unit = F.normalize(flat - flat.mean(-1, keepdim=True), dim=1)
@@ -130,13 +143,14 @@ def structure_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) ->
     ).mean()
 
 
-def identity_distance(identity_embeds: Tensor, target_embeds: Tensor) -> Tensor:
-    """1 − cosine of unit identity embeddings (B, D), mean over the batch, in [0, 2] (identity alignment)."""
-    return (1 - (identity_embeds * target_embeds).sum(-1)).mean()
+def identity_distance(identity_embeds: Tensor, target_embeds: Tensor, weights: Tensor | None = None) -> Tensor:
+    """1 − cosine of unit identity embeddings (B, D), times `weights` (B,) where given, mean over the batch."""
+    distances = 1 - (identity_embeds * target_embeds).sum(-1)
+    return (distances if weights is None else weights * distances).mean()
 
 
 def shape_distance(landmarks: Tensor, targets: Tensor, unit: Tensor) -> Tensor:
-    """Mean distance of landmarks (B, N, 2) to where the painted face's proportions put them, in units of `unit` (B,) pixels."""
+    """Mean distance of landmarks (B, N, 2) to where they should be, in units of `unit` (B,) pixels."""
     distances = (landmarks - targets).square().sum(-1).add(1e-8).sqrt().mean(-1)
     return (distances / unit).mean()
 

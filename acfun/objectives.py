@@ -5,8 +5,8 @@ Each draws a batch of noised latents and turns the predicted clean latents into 
 `shared`      ACFun's imagery alignment loss as printed: one prediction is pulled to both images. Kept for the record.
 `two_target`  face and style are noised and predicted each by itself.
 `time_split`  as two_target, the face weighted up where noise is high, the style where it is low.
-`imagery`     the face is noised; its decoded prediction is pulled to the style in statistics, region by region, and to the face
-              in structure, identity and proportions.
+`imagery`     the face is noised; its decoded prediction is pulled to the style in statistics, region by region, and to
+              the face in structure, identity and proportions.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from acfun import losses
 from acfun.base.vae_features import decode_latents, encode_features
@@ -52,128 +53,113 @@ class Objective:
         uses_style_rows: whether style latents are denoised beside the faces.
         face_timesteps: range of t / T for face rows.
         style_timesteps: range of t / T for style rows.
-        compute: (data, batch, pred_original_sample, alphas_cumprod, names) → losses by name.
+        compare_latents: (data, batch, pred_original_sample, timestep_weights) → losses on latents by name.
     """
 
     uses_style_rows: bool
     face_timesteps: tuple[float, float]
     style_timesteps: tuple[float, float]
-    compute: Callable[["FitData", Batch, Tensor, Tensor, frozenset[str]], dict[str, Tensor]]
+    compare_latents: Callable[[FitData, Batch, Tensor, Tensor], dict[str, Tensor]]
 
-    def sample(self, data: FitData, num_train_timesteps: int, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw `batch_size` faces and, where the objective asks for it, as many style latents."""
+    def sample(self, data: FitData, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw `batch_size` faces and, where the objective asks for it, as many style latents, on the data's device."""
         faces = tuple(data.faces[int(i)] for i in torch.randint(len(data.faces), (batch_size,), generator=generator))
-        latents = [face.latents for face in faces]
-        timesteps = [_sample_timesteps(self.face_timesteps, num_train_timesteps, batch_size, generator)]
+        latents, steps = [face.latents for face in faces], data.num_train_timesteps
+        timesteps = [_sample_timesteps(self.face_timesteps, steps, batch_size, generator)]
         if self.uses_style_rows:
-            latents += [
-                data.style_latents[i]
-                for i in torch.randint(len(data.style_latents), (batch_size,), generator=generator)
-            ]
-            timesteps.append(_sample_timesteps(self.style_timesteps, num_train_timesteps, batch_size, generator))
-        clean = torch.stack(latents)
+            rows = torch.randint(len(data.style_latents), (batch_size,), generator=generator)
+            latents += [data.style_latents[i] for i in rows]
+            timesteps.append(_sample_timesteps(self.style_timesteps, steps, batch_size, generator))
+        clean, device = torch.stack(latents), data.style_latents.device
         return Batch(
             latents=clean,
-            noise=torch.randn(clean.shape, generator=generator),
-            timesteps=torch.cat(timesteps),
+            noise=torch.randn(clean.shape, generator=generator).to(device),
+            timesteps=torch.cat(timesteps).to(device),
             faces=faces,
-            directions=losses.sample_directions(data.patch_dimension, NUM_DIRECTIONS, generator),
+            directions=losses.sample_directions(data.patch_dimension, NUM_DIRECTIONS, generator).to(device),
         )
+
+    def compute(
+        self, data: FitData, batch: Batch, pred_original_sample: Tensor, alphas_cumprod: Tensor, names: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """Losses of a batch, those that `names` asks for.
+
+        Args:
+            data: of the fit.
+            batch: from `sample`.
+            pred_original_sample: x̂0 (B,C,h,w) of the batch's rows.
+            alphas_cumprod: (B,) at the batch's timesteps.
+            names: of the losses that have a weight.
+        """
+        weights = losses.compute_timestep_weights(alphas_cumprod)
+        terms = self.compare_latents(data, batch, pred_original_sample, weights)
+        terms |= _compute_face_terms(data, batch, pred_original_sample, alphas_cumprod, names)
+        return {name: term for name, term in terms.items() if name in names}
 
 
 def _sample_timesteps(part: tuple[float, float], steps: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.randint(round(part[0] * steps), round(part[1] * steps), (count,), generator=generator)
 
 
-def _compute_shared(
-    data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
-) -> dict[str, Tensor]:
-    weights = losses.compute_timestep_weights(alphas)
+def _compare_shared(data: FitData, batch: Batch, pred: Tensor, weights: Tensor) -> dict[str, Tensor]:
     style = data.style_latents[:1].expand_as(pred)
-    terms = {
+    return {
         "style": losses.latent_distance(pred, style, weights),
         "face": losses.latent_distance(pred, batch.latents, weights),
     }
-    return terms | _compute_face_terms(data, batch, pred, alphas, names)
 
 
-def _compute_two_target(
-    data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
-) -> dict[str, Tensor]:
-    weights, count = losses.compute_timestep_weights(alphas), len(batch.faces)
-    terms = {
+def _compare_two_target(data: FitData, batch: Batch, pred: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    count = len(batch.faces)
+    return {
         "style": losses.latent_distance(pred[count:], batch.latents[count:], weights[count:]),
         "face": losses.latent_distance(pred[:count], batch.latents[:count], weights[:count]),
     }
-    return terms | _compute_face_terms(data, batch, pred, alphas, names)
 
 
-def _compute_time_split(
-    data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
-) -> dict[str, Tensor]:
-    count = len(batch.faces)
-    weights = losses.compute_timestep_weights(alphas)
+def _compare_time_split(data: FitData, batch: Batch, pred: Tensor, weights: Tensor) -> dict[str, Tensor]:
     noise_level = batch.timesteps.to(pred) / data.num_train_timesteps
     face_share = torch.sigmoid((noise_level - TIME_SPLIT_CENTRE) / TIME_SPLIT_WIDTH)
-    terms = {
-        "style": losses.latent_distance(pred[count:], batch.latents[count:], (weights * (1 - face_share))[count:]),
-        "face": losses.latent_distance(pred[:count], batch.latents[:count], (weights * face_share)[:count]),
-    }
-    return terms | _compute_face_terms(data, batch, pred, alphas, names)
+    is_face = torch.arange(len(pred), device=pred.device) < len(batch.faces)
+    return _compare_two_target(data, batch, pred, weights * torch.where(is_face, face_share, 1 - face_share))
 
 
-def _compute_imagery(
-    data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
-) -> dict[str, Tensor]:
+def _compare_imagery(data: FitData, batch: Batch, pred: Tensor, weights: Tensor) -> dict[str, Tensor]:
     count = len(batch.faces)
-    weights = losses.compute_timestep_weights(alphas)
-    terms = (
-        {"denoise": losses.latent_distance(pred[count:], batch.latents[count:], weights[count:])}
-        if "denoise" in names
-        else {}
-    )
-    return terms | _compute_face_terms(data, batch, pred, alphas, names)
+    return {"denoise": losses.latent_distance(pred[count:], batch.latents[count:], weights[count:])}
 
 
 def _compute_face_terms(
     data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
 ) -> dict[str, Tensor]:
-    """Terms on the decoded faces, those of them that `names` asks for."""
-    wanted = names & {"statistics", "gram", "structure", "identity", "shape"}
-    if not wanted:
+    """Terms on the decoded faces: at least those of them that `names` asks for."""
+    if not names & {"statistics", "gram", "structure", "identity", "shape"}:
         return {}
-    image = decode_latents(data.vae, pred[: len(batch.faces)])
-    terms = {}
-    if wanted & {"gram", "structure"}:
+    image, terms = decode_latents(data.vae, pred[: len(batch.faces)]), {}
+    if names & {"gram", "structure"}:
         features = encode_features(data.vae, image)
+        similarities = zip(*(face.self_similarities for face in batch.faces), strict=True)
+        targets = [torch.stack(maps) for maps in similarities]
         terms["gram"] = losses.gram_distance(features, data.style_grams)
-        targets = [torch.stack(maps) for maps in zip(*(face.self_similarities for face in batch.faces), strict=True)]
         terms["structure"] = losses.structure_distance(features[-len(targets) :], targets)
-    if "statistics" in wanted:
-        terms["statistics"] = torch.stack(
-            [
-                _match_regions(image[i : i + 1], face, data.style_patches, batch.directions)
-                for i, face in enumerate(batch.faces)
-            ]
-        ).mean()
-    if "identity" in wanted:
-        # A face is visible in the prediction only where the signal outweighs the noise.
-        visible = alphas[: len(batch.faces)].sqrt().mean()
+    if "statistics" in names:
+        pairs = zip(image.split(1), batch.faces, strict=True)
+        distances = [_match_regions(part, face, data.style_patches, batch.directions) for part, face in pairs]
+        terms["statistics"] = torch.stack(distances).mean()
+    if "identity" in names:
         embeds = data.encode_identity(image, torch.stack([face.landmarks for face in batch.faces]))
-        terms["identity"] = visible * losses.identity_distance(
-            embeds, torch.stack([face.identity_embeds for face in batch.faces])
-        )
-    if "shape" in wanted:
-        landmarks = data.regress_landmarks(image)
-        targets = torch.stack([face.shape_target for face in batch.faces])
-        terms["shape"] = losses.shape_distance(
-            landmarks, targets, torch.stack([face.inter_pupil for face in batch.faces])
-        )
-    return {name: term for name, term in terms.items() if name in wanted}
+        target_embeds = torch.stack([face.identity_embeds for face in batch.faces])
+        # A face is visible in the prediction only where the signal outweighs the noise.
+        terms["identity"] = losses.identity_distance(embeds, target_embeds, alphas[: len(batch.faces)].sqrt())
+    if "shape" in names:
+        shape_targets = torch.stack([face.shape_target for face in batch.faces])
+        units = torch.stack([face.inter_pupil for face in batch.faces])
+        terms["shape"] = losses.shape_distance(data.regress_landmarks(image), shape_targets, units)
+    return terms
 
 
 def _match_regions(image: Tensor, face: FaceSample, bank: PatchBank, directions: Tensor) -> Tensor:
-    """Sliced Wasserstein distance region ↔ region, summed over scales, regions weighted by their area in the photograph."""
+    """Sliced Wasserstein distance region ↔ region, weighted by area in the photograph, summed over scales."""
     total = image.new_zeros(())
     for level, regions in enumerate(bank.levels):
         patches = losses.extract_patches(image)
@@ -182,13 +168,13 @@ def _match_regions(image: Tensor, face: FaceSample, bank: PatchBank, directions:
             if len(points):
                 share = len(points) / len(patches)
                 total = total + share * losses.sliced_wasserstein(points, target, directions)
-        image = torch.nn.functional.avg_pool2d(image, 2)
+        image = F.avg_pool2d(image, 2)
     return total
 
 
 OBJECTIVES = {
-    "shared": Objective(False, (0.0, 1.0), (0.0, 1.0), _compute_shared),
-    "two_target": Objective(True, (0.0, 1.0), (0.0, 1.0), _compute_two_target),
-    "time_split": Objective(True, (0.0, 1.0), (0.0, 1.0), _compute_time_split),
-    "imagery": Objective(True, FACE_TIMESTEPS, STYLE_TIMESTEPS, _compute_imagery),
+    "shared": Objective(False, (0.0, 1.0), (0.0, 1.0), _compare_shared),
+    "two_target": Objective(True, (0.0, 1.0), (0.0, 1.0), _compare_two_target),
+    "time_split": Objective(True, (0.0, 1.0), (0.0, 1.0), _compare_time_split),
+    "imagery": Objective(True, FACE_TIMESTEPS, STYLE_TIMESTEPS, _compare_imagery),
 }

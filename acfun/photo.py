@@ -12,7 +12,7 @@ from torch import Tensor
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import face_crop, paste_back, portrait_crop, transform_points
 from acfun.face.finder import Face, FaceFinder, find_faces
-from acfun.face.mean import place_mean_face
+from acfun.fit_prepare import place_mean_face
 from acfun.images import contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.losses import identity_distance
 
@@ -22,7 +22,7 @@ EncodeIdentity = Callable[[Tensor], Tensor]
 
 
 class Sampling(TypedDict, total=False):
-    """Arguments of `FaceStylizationPipeline.__call__` that a photograph is stylized with; its defaults hold for what is left out."""
+    """Arguments of `FaceStylizationPipeline.__call__` for a photograph; its defaults hold for what is left out."""
 
     prompt: str
     negative_prompt: str
@@ -43,7 +43,7 @@ class CutPortrait:
     Attributes:
         image: (1,3,S,S) in [-1,1].
         landmarks: (1,189,2) pixels of `image`.
-        transform: (1,2,3), pixels of the photograph → pixels of `image`; None where the whole photograph is the portrait.
+        transform: (1,2,3), pixels of the photograph → pixels of `image`; None where the whole photograph is it.
     """
 
     image: Tensor
@@ -67,14 +67,14 @@ def choose_faces(image: Image.Image, choice: FaceChoice, finder: FaceFinder | No
     faces = find_faces(pil_to_tensor(image), finder)
     if not faces:
         raise NoFaceFoundError(
-            f"no face was found in an image of {image.width}x{image.height} px: give a photograph with both eyes visible and "
-            "the head upright, crop it closer, or take it as a portrait as it is"
+            f"no face was found in an image of {image.width}x{image.height} px: give a photograph with both eyes "
+            "visible and the head upright, crop it closer, or take it as a portrait as it is"
         )
     return faces[:1] if choice == "largest" else faces
 
 
 def cut_portraits(image: Image.Image, faces: Sequence[Face], size: int) -> list[CutPortrait]:
-    """Cut every face to the canonical framing of `size` pixels; without faces the whole picture becomes one portrait."""
+    """Cut every face to the canonical framing of `size` pixels; without faces the whole picture is one portrait."""
     photo = pil_to_tensor(image)
     if not faces:
         return [CutPortrait(resize(photo, size), place_mean_face(size)[None], None)]
@@ -123,7 +123,7 @@ def stylize_portraits(
     encode_identity: EncodeIdentity | None = None,
     **sampling: Unpack[Sampling],
 ) -> list[Image.Image]:
-    """As `stylize_photo`, but the painted portraits alone, squares of the base's resolution, in the order of the faces."""
+    """As `stylize_photo`, but the painted portraits alone: squares of the base's resolution, one a face."""
     portraits = cut_portraits(image, faces, pipe.base.resolution)
     painted = (paint_portrait(pipe, portrait, encode_identity=encode_identity, **sampling) for portrait in portraits)
     return [tensor_to_pil(picture) for picture in painted]

@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
+from rich.table import Column
 
 from acfun.config import FitConfig, dump_toml
 from acfun.errors import ConfigError
@@ -28,17 +29,18 @@ class FitReporter:
         quiet: draw no bar.
 
     Attributes:
-        step: steps done so far, of this and of earlier sessions.
+        step: steps done, of this and of earlier sessions; all of them until the first report, since a fit that
+            resumes a finished run has nothing to report.
     """
 
     def __init__(self, config: FitConfig, console: Console, *, quiet: bool = False) -> None:
-        self.config, self.step = config, 0
+        self.config, self.step = config, config.max_steps
         self._bar = ProgressBar(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[losses]}"),
+            BarColumn(table_column=Column(ratio=1)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=10)),
+            TextColumn("{task.fields[losses]}", table_column=Column(no_wrap=True, ratio=3)),
             console=console,
             disable=quiet,
         )
@@ -46,7 +48,7 @@ class FitReporter:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last step was reported; False after an interruption."""
+        """Whether nothing was left to do; False after an interruption."""
         return self.step >= self.config.max_steps
 
     def __enter__(self) -> Self:

@@ -1,6 +1,6 @@
-"""Denoising and inverting latents with any noise scheduler of diffusers: one loop for previews, pipelines and sampled faces."""
+"""Denoising and inverting latents with any noise scheduler of diffusers: one loop for previews, pipelines and sheets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,12 @@ from acfun.losses import predict_original_sample
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(latents (B,C,h,w), timestep ()) → the UNet's prediction (B,C,h,w), guidance included."""
+
+OnStep = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
+"""(index, timestep (), latents after the step (B,C,h,w), predicted clean latents or None) → latents to go on with."""
+
+# Below 1 − ᾱ = 1e-4 noise cannot be told from float32's own, and below ᾱ = 1e-4 nothing of a picture is left.
+_MARGIN = 1e-4
 
 
 def select_timesteps(scheduler: Any, num_inference_steps: int, strength: float, device: torch.device) -> Tensor:
@@ -23,7 +29,7 @@ def select_timesteps(scheduler: Any, num_inference_steps: int, strength: float, 
             f"strength {strength} is outside (0, 1]: 1 starts from noise, a small value stays near the photo"
         )
     scheduler.set_timesteps(num_inference_steps, device=device)
-    count = min(round(num_inference_steps * strength), num_inference_steps)
+    count = round(num_inference_steps * strength)
     if count == 0:
         raise ValueError(
             f"strength {strength} of {num_inference_steps} steps leaves none; raise strength or num_inference_steps"
@@ -36,49 +42,76 @@ def denoise(
     predict: Predict,
     scheduler: Any,
     latents: Tensor,
-    timesteps: Tensor,
+    timesteps: Iterable[Tensor],
     *,
     step_kwargs: dict[str, Any] | None = None,
-    on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """Run the scheduler over `timesteps`.
+    """Run the scheduler over `timesteps`; returns latents (B,C,h,w).
 
     Args:
         predict: the UNet with its conditions.
         scheduler: after `set_timesteps`.
         latents: (B,C,h,w) at the noise level of the first timestep.
-        timesteps: (S,).
+        timesteps: () each, of those that were set; the run ends where they do.
         step_kwargs: passed to `scheduler.step` (generator, eta).
-        on_step: (index, timestep, latents) → latents, called after each step.
+        on_step: called after each step.
     """
     for index, timestep in enumerate(timesteps):
         model_pred = predict(scheduler.scale_model_input(latents, timestep), timestep)
-        latents = scheduler.step(model_pred, timestep, latents, **(step_kwargs or {}), return_dict=False)[0]
+        output = scheduler.step(model_pred, timestep, latents, **(step_kwargs or {}))
+        latents = output.prev_sample
         if on_step is not None:
-            latents = on_step(index, timestep, latents)
+            latents = on_step(index, timestep, latents, getattr(output, "pred_original_sample", None))
     return latents
 
 
 def invert(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor) -> Tensor:
-    """Noise latents deterministically, so that `denoise` with the same conditions returns to them (DDIM inversion; Song et al. 2021, eq. 14 reversed).
+    """Noise latents deterministically, so that `denoise` with the same conditions returns to them.
+
+    DDIM inversion: Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14 run backwards.
 
     Args:
         predict: the UNet with the conditions that describe the picture as it is.
         scheduler: with `alphas_cumprod` and a prediction type.
         latents: (B,C,h,w) clean.
         timesteps: (S,) descending, those that `denoise` will run.
+
+    Returns:
+        (B,C,h,w) at the noise level of the first timestep: √ᾱ x̂0 + √(1−ᾱ) ε̂.
     """
-    alphas_cumprod = scheduler.alphas_cumprod.to(latents.device, latents.dtype)
-    prediction_type = scheduler.config.prediction_type
-    previous = torch.zeros_like(timesteps[0])
-    for timestep in timesteps.flip(0):
-        alpha_from = alphas_cumprod[previous.long()] if previous > 0 else alphas_cumprod.new_ones(())
-        alpha_to = alphas_cumprod[timestep.long()].clamp(min=1e-4)
-        model_pred = predict(latents, previous if previous > 0 else timesteps[-1])
-        clean = predict_original_sample(
-            model_pred, latents, alpha_from.clamp(max=0.9999).expand(len(latents)), prediction_type
-        )
-        noise = (latents - alpha_from.sqrt() * clean) / (1 - alpha_from).clamp(min=1e-4).sqrt()
-        latents = alpha_to.sqrt() * clean + (1 - alpha_to).sqrt() * noise
-        previous = timestep
+    ascending = timesteps.flip(0)
+    levels = scheduler.alphas_cumprod.to(latents)[ascending.round().long()]
+    levels = torch.cat([levels.new_ones(1), levels]).clamp(_MARGIN, 1 - _MARGIN)
+    # A prediction belongs to the level a step comes from; clean latents have no timestep of their own.
+    asked = torch.cat([ascending[:1], ascending[:-1]])
+    for timestep, alpha, next_alpha in zip(asked, levels[:-1], levels[1:], strict=True):
+        model_pred = predict(latents, timestep)
+        alphas = alpha.expand(len(latents))
+        clean = predict_original_sample(model_pred, latents, alphas, scheduler.config.prediction_type)
+        noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        latents = next_alpha.sqrt() * clean + (1 - next_alpha).sqrt() * noise
     return latents
+
+
+def pull(
+    latents: Tensor, pred_original_sample: Tensor | None, measure: Callable[[Tensor], Tensor], scale: float
+) -> Tensor:
+    """Move latents (B,C,h,w) by `scale` against the gradient of a distance.
+
+    Args:
+        latents: noisy, after a step.
+        pred_original_sample: (B,C,h,w), what the step took the clean latents to be.
+        measure: clean latents (B,C,h,w) → distance (), differentiable.
+        scale: length of the move of each sample.
+
+    Raises:
+        ValueError: the scheduler predicts no clean latents.
+    """
+    if pred_original_sample is None:
+        raise ValueError("this scheduler gives no pred_original_sample to measure; use another one, such as DDIM")
+    with torch.enable_grad():
+        clean = pred_original_sample.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(measure(clean), clean)
+    length = grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
+    return latents - scale * grad / length

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from acfun import __version__
 from acfun.config import FitConfig
 from acfun.errors import ConfigError, StyleFileError
-from acfun.paths import cache_dir
+from acfun.paths import CACHE_DIR_VARIABLE, cache_dir
 
 if TYPE_CHECKING:
     from acfun.style import Style
@@ -66,6 +66,7 @@ def store_style(key: str, style: "Style") -> Path:
         style.save(path)
     except OSError as error:
         raise ConfigError(
-            f"{path.parent}: styles cannot be cached there ({error}); set ACFUN_CACHE_DIR to a folder that can be written to"
+            f"{path.parent}: styles cannot be cached there ({error}); set {CACHE_DIR_VARIABLE} to a folder that can be "
+            "written to"
         ) from error
     return path

@@ -1,25 +1,32 @@
 """`FaceStylizationPipeline`: Stable Diffusion with a fitted style in it, painting a given face."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from PIL import Image
 from torch import Tensor
 
-from acfun.base import Base, assemble_base, tokenize
+from acfun.base import Base, assemble_base, encode_tokens, tokenize
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.images import pil_to_tensor, resize
-from acfun.sampling import Predict, denoise, invert, select_timesteps
+from acfun.sampling import denoise, invert, pull, select_timesteps
 from acfun.style import Style
 from acfun.style_model import StyleModel
 
 DEFAULT_PROMPT = "a painting of a person"
+BARE_PROMPT = "a photo"
 
+Faces = Image.Image | Sequence[Image.Image] | Tensor
 IdentityGuide = Callable[[Tensor], Tensor]
 """Decoded images (B,3,H,W) in [-1,1] → how far each is from the person (), differentiable."""
 
@@ -27,7 +34,8 @@ IdentityGuide = Callable[[Tensor], Tensor]
 class FaceStylizationPipeline(StableDiffusionPipeline):
     """Paint a face in a fitted style, or generate one from text.
 
-    Everything that diffusers loads into `StableDiffusionPipeline` (LoRA, textual inversion, IP-Adapter) loads into this pipeline too.
+    What diffusers loads into `StableDiffusionPipeline` (LoRA, textual inversion, IP-Adapter) loads into this pipeline
+    too; LoRA and textual inversion before the style.
 
     Example:
         >>> pipe = FaceStylizationPipeline.from_base(load_base())
@@ -35,9 +43,10 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         >>> picture = pipe(face=portrait, strength=0.6, generator=torch.Generator().manual_seed(0)).images[0]
     """
 
+    _style: Style | None = None
     _style_model: StyleModel | None = None
     _base: Base | None = None
-    _identity_guide_builder: Callable[[Tensor], IdentityGuide] | None = None
+    _build_identity_guide: Callable[[Tensor], IdentityGuide] | None = None
 
     @classmethod
     def from_base(cls, base: Base) -> Self:
@@ -56,10 +65,24 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         pipe._base = base
         return pipe
 
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
+        """Build the pipeline around the modules of another one, as diffusers does.
+
+        Raises:
+            RuntimeError: a style is loaded in the other pipeline, and so in the modules.
+        """
+        if isinstance(pipeline, FaceStylizationPipeline):
+            pipeline._require_no_style("from_pipe")
+        pipe: Self = super().from_pipe(pipeline, **kwargs)
+        pipe._base = getattr(pipeline, "_base", None)
+        return pipe
+
     @property
     def base(self) -> Base:
         """The pipeline's modules as a base; what style files are checked against."""
-        if self._base is None:
+        is_other = self._base is None or (self._base.unet, self._base.text_encoder) != (self.unet, self.text_encoder)
+        if self._base is None or (is_other and self._style_model is None):
             self._base = assemble_base(
                 name=str(self.config.get("_name_or_path") or "pipeline"),
                 unet=self.unet,
@@ -70,7 +93,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
                 image_processor=self.feature_extractor,
                 scheduler=DDIMScheduler.from_config(self.scheduler.config),
             )
-        return self._base
+        return replace(self._base, unet=self.unet, vae=self.vae, text_encoder=self.text_encoder)
 
     @property
     def style_model(self) -> StyleModel | None:
@@ -88,16 +111,26 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         style.check_base(self.base)
         self.unload_style()
         self._style_model = style.apply_to(self.base).eval()
+        self._style = style
 
     def unload_style(self) -> None:
         """Take the style out; the modules are bit-equal to what they were. Does nothing without a style."""
         if self._style_model is not None:
             self._style_model.eject()
-            self._style_model = None
+        self._style = self._style_model = None
 
     def set_identity_guide(self, build: Callable[[Tensor], IdentityGuide] | None) -> None:
-        """Give what `identity_scale` needs: from faces (B,3,H,W) a function that measures the distance of images to them."""
-        self._identity_guide_builder = build
+        """Give what `identity_scale` needs: from faces (B,3,H,W) a function that measures images' distance to them."""
+        self._build_identity_guide = build
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the pipeline, as diffusers does; a style in it moves along and stays float32."""
+        style = self._style
+        self.unload_style()
+        super().to(*args, **kwargs)
+        if style is not None:
+            self.load_style(style)
+        return self
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save the base, as diffusers does.
@@ -105,18 +138,43 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         Raises:
             RuntimeError: a style is loaded; a folder saved now could not be read back.
         """
-        if self._style_model is not None:
-            raise RuntimeError(
-                "a style is loaded: call unload_style() first, and save the style itself with Style.save()"
-            )
+        self._require_no_style("save_pretrained")
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Load a LoRA, as diffusers does; RuntimeError while a style stands where it belongs."""
+        self._require_no_style("load_lora_weights")
+        super().load_lora_weights(*args, **kwargs)
+
+    def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Take all LoRAs out, as diffusers does; RuntimeError while a style is loaded, which would go with them."""
+        self._require_no_style("unload_lora_weights")
+        super().unload_lora_weights(*args, **kwargs)
+
+    def load_textual_inversion(self, *args: Any, **kwargs: Any) -> None:
+        """Load new words, as diffusers does; RuntimeError while a style's pseudo-word stands where they belong."""
+        self._require_no_style("load_textual_inversion")
+        super().load_textual_inversion(*args, **kwargs)
+
+    def load_ip_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Load an IP-Adapter, as diffusers does."""
+        _ = self.base  # its fingerprint is that of the weights before anything is added to them
+        super().load_ip_adapter(*args, **kwargs)
+
+    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+        """Compute attention with xformers; where it cannot run, warn with the reason and go on with torch's own."""
+        try:
+            super().enable_xformers_memory_efficient_attention(attention_op)
+        except (ImportError, ValueError, RuntimeError) as error:
+            reason = str(error).strip()
+            warnings.warn(f"attention stays with torch's own; xformers cannot be used: {reason}", stacklevel=2)
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
         *,
-        face: Image.Image | Tensor | None = None,
+        face: Faces | None = None,
         negative_prompt: str | Sequence[str] = "",
         strength: float = 0.6,
         invert_face: bool = True,
@@ -133,18 +191,19 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         ip_adapter_image: Any = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
         output_type: str = "pil",
-        callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> StableDiffusionPipelineOutput:
         """Sample.
 
         Args:
-            prompt: description of the result; the style's pseudo-word is added when it is missing. One per image.
-            face: portrait to be painted, a picture or (B,3,H,W) in [-1,1]; None generates from pure noise.
-            negative_prompt: what to keep away from, with guidance_scale > 1.
+            prompt: description of the result; the style's pseudo-word is added when it is missing. One, or one a face.
+            face: portraits to be painted, (B,3,H,W) in [-1,1] or pictures; None generates from pure noise.
+            negative_prompt: what to keep away from, with guidance_scale > 1. One, or one a prompt.
             strength: in (0, 1]; how far the face is noised before it is painted. 1 starts from (almost) pure noise.
-            invert_face: noise the face by DDIM inversion under the bare base, which keeps its layout, instead of random noise.
+            invert_face: noise the face by DDIM inversion under the bare base, which keeps its layout, not at random.
             style_scale: 0 is the base, 1 the style as fitted; acts on all its parts.
-            identity_scale: ≥ 0; pulls the result to the person by the gradient of an identity encoder (`set_identity_guide`).
+            identity_scale: ≥ 0; pulls the result to the person by the gradient of what `set_identity_guide` gave.
             structure_scale: multiplies style_scale in the UNet's decoder, which carries shapes.
             color_scale: multiplies style_scale in the UNet's encoder, which carries texture and colour.
             guidance_scale: classifier-free guidance; 1 switches it off.
@@ -155,74 +214,99 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             latents: (B,C,h,w) to start from instead of noise; only without `face`.
             ip_adapter_image: for a loaded IP-Adapter.
             cross_attention_kwargs: passed to the attention processors (`{"scale": …}` for LoRA).
-            output_type: "pil", "pt" (B,3,H,W) in [0,1], or "latent".
-            callback_on_step_end: as in diffusers; may return new `latents`.
+            output_type: "pil", "np", "pt" (B,3,H,W) in [0,1], or "latent".
+            callback_on_step_end: as in diffusers: (pipe, index, timestep, tensors) → tensors to go on with.
+            callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
 
         Returns:
             `images`, and `nsfw_content_detected` = None.
 
         Raises:
-            ValueError: an argument out of range.
+            ValueError: an argument out of range, or arguments that exclude each other.
         """
-        if identity_scale > 0 and (face is None or self._identity_guide_builder is None):
-            raise ValueError(
-                "identity_scale > 0 needs a face and an identity encoder: pass face=… and call set_identity_guide()"
-            )
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        self._check_arguments(face, latents, identity_scale, callback_on_step_end_tensor_inputs)
         faces = None if face is None else self._prepare_faces(face)
-        prompts = self._prepare_prompts(prompt, faces, num_images_per_prompt)
-        faces = None if faces is None else faces.repeat_interleave(len(prompts) // len(faces), 0)
-        timesteps = select_timesteps(
-            self.scheduler, num_inference_steps, strength if faces is not None else 1.0, self._execution_device
-        )
+        texts = [prompt or DEFAULT_PROMPT] if prompt is None or isinstance(prompt, str) else list(prompt)
+        count = len(texts) if faces is None else max(len(texts), len(faces))
+        prompts = _repeat(texts, count, num_images_per_prompt, "prompts")
+        negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+        negatives = _repeat(negatives, count, num_images_per_prompt, "negative prompts")
+        added = self._encode_ip_adapter(ip_adapter_image, len(prompts), guidance_scale > 1)
+        start = 1.0 if faces is None else strength
+        timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
+        guide = None
         if faces is None:
             latents = self._draw_latents(latents, len(prompts), generator)
         else:
-            latents = self._noise_faces(faces, timesteps, generator, invert_face)
-        added = self._encode_ip_adapter(ip_adapter_image, len(prompts), guidance_scale > 1)
-        guide = (
-            self._identity_guide_builder(faces)
-            if identity_scale > 0 and faces is not None and self._identity_guide_builder
-            else None
-        )
-
-        def on_step(index: int, timestep: Tensor, current: Tensor) -> Tensor:
-            if guide is not None:
-                current = self._pull_to_identity(current, guide, identity_scale)
-            if callback_on_step_end is not None:
-                current = callback_on_step_end(self, index, int(timestep), {"latents": current}).get("latents", current)
-            return current
-
-        step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+            faces = torch.stack(_repeat(list(faces), count, num_images_per_prompt, "faces"))
+            guide = self._build_identity_guide(faces) if self._build_identity_guide and identity_scale > 0 else None
+            latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, added=added)
+        # Callbacks of diffusers read and set these.
+        self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
         with self._scaled(style_scale, structure_scale, color_scale):
-            conditions = self._encode_conditions(prompts, negative_prompt, guidance_scale > 1)
-            predict = self._build_predict(conditions, guidance_scale, added, cross_attention_kwargs)
-            latents = denoise(predict, self.scheduler, latents, timesteps, step_kwargs=step_kwargs, on_step=on_step)
-        return StableDiffusionPipelineOutput(images=self._finish(latents, output_type), nsfw_content_detected=None)
+            embeds = self._encode_prompts(prompts, negatives if guidance_scale > 1 else None)
 
-    def _prepare_faces(self, face: Image.Image | Tensor) -> Tensor:
-        pixel_values = pil_to_tensor(face) if isinstance(face, Image.Image) else face
-        if pixel_values.shape[-1] != self.base.resolution or pixel_values.shape[-2] != self.base.resolution:
-            pixel_values = resize(pixel_values, self.base.resolution)
-        return pixel_values.to(self._execution_device, torch.float32)
+            def on_step(index: int, timestep: Tensor, current: Tensor, clean: Tensor | None) -> Tensor:
+                if guide is not None:
+                    current = pull(current, clean, lambda part: guide(decode_latents(self.vae, part)), identity_scale)
+                if callback_on_step_end is None:
+                    return current
+                tensors = embeds | {"latents": current}
+                given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                changed = callback_on_step_end(self, index, timestep, given)
+                embeds.update({name: changed[name] for name in embeds.keys() & changed.keys()})
+                return changed.get("latents", current)
 
-    def _prepare_prompts(
-        self, prompt: str | Sequence[str] | None, faces: Tensor | None, images_per_prompt: int
-    ) -> list[str]:
-        texts = [prompt] if isinstance(prompt, str) else list(prompt or [DEFAULT_PROMPT])
-        count = len(texts) if faces is None else max(len(texts), len(faces))
-        if count % len(texts) or (faces is not None and count % len(faces)):
-            raise ValueError(
-                f"{len(texts)} prompts do not fit {0 if faces is None else len(faces)} faces: give one prompt, or one a face"
+            latents = denoise(
+                partial(self._predict, embeds, added, cross_attention_kwargs),
+                self.scheduler,
+                latents,
+                takewhile(lambda _: not self._interrupt, timesteps),
+                step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
+                on_step=on_step,
             )
-        texts = [texts[index % len(texts)] for index in range(count)]
-        return [self._name_style(text) for text in texts for _ in range(images_per_prompt)]
+        images = self._decode(latents, output_type)
+        self.maybe_free_model_hooks()
+        return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None)
 
-    def _name_style(self, text: str) -> str:
-        model = self._style_model
-        if model is None or model.token is None:
-            return text
-        placeholder = model.architecture.placeholder
-        return model.token.expand(text if placeholder in text else f"{text} in {placeholder} style")
+    def _check_arguments(
+        self, face: Faces | None, latents: Tensor | None, identity_scale: float, tensor_inputs: Sequence[str]
+    ) -> None:
+        if face is not None and latents is not None:
+            raise ValueError("latents and face exclude each other: the face decides where the painting starts")
+        if identity_scale > 0 and (face is None or self._build_identity_guide is None):
+            raise ValueError(
+                "identity_scale > 0 needs a face and an identity encoder: pass face=… and call set_identity_guide()"
+            )
+        if unknown := set(tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs has {', '.join(sorted(unknown))}; choose from "
+                f"{', '.join(self._callback_tensor_inputs)}"
+            )
+
+    def _require_no_style(self, action: str) -> None:
+        """Refuse what a style in the modules would spoil; and note the base's fingerprint while it can be taken."""
+        if self._style_model is not None:
+            raise RuntimeError(
+                f"{action}: a style is loaded; call unload_style() first (Style.save() keeps a style), and load_style() "
+                "again afterwards"
+            )
+        _ = self.base
+
+    def _prepare_faces(self, face: Faces) -> Tensor:
+        size = self.base.resolution
+        pictures = face if isinstance(face, Tensor) else [face] if isinstance(face, Image.Image) else list(face)
+        if isinstance(pictures, Tensor):
+            pixel_values = pictures
+        else:
+            pixel_values = torch.cat([resize(pil_to_tensor(picture), size) for picture in pictures])
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise ValueError(f"face has shape {tuple(pixel_values.shape)}: (B,3,H,W) in [-1,1] or pictures are needed")
+        if pixel_values.shape[-2:] != (size, size):
+            pixel_values = resize(pixel_values, size)
+        return pixel_values.to(self._execution_device, torch.float32)
 
     @contextmanager
     def _scaled(self, style_scale: float, structure_scale: float, color_scale: float) -> Iterator[None]:
@@ -241,87 +325,100 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         finally:
             model.set_scale(abstract=1.0, encoder=1.0, middle=1.0, decoder=1.0)
 
-    def _encode_conditions(
-        self, prompts: list[str], negative_prompt: str | Sequence[str], use_guidance: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Prompt embeddings (B,T,D), and negative ones where guidance needs them."""
-        model, device = self._style_model, self._execution_device
-        tokenizer = self.tokenizer if model is None or model.token is None else model.token.tokenizer
-        input_ids = tokenize(tokenizer, prompts).to(device)
-        embeds = self.text_encoder(input_ids)[0] if model is None else model.encode_prompt(input_ids)
-        if not use_guidance:
-            return embeds, None
-        negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
-        if len(negatives) != len(prompts):
-            raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} images: give one, or one for each")
-        return embeds, self.text_encoder(tokenize(tokenizer, negatives).to(device))[0]
+    def _encode_prompts(self, prompts: list[str], negatives: list[str] | None) -> dict[str, Tensor]:
+        """As in diffusers: `prompt_embeds` (B,T,D), with guidance after `negative_prompt_embeds` (B,T,D): (2B,T,D)."""
+        model, tokenizer = self._style_model, self.tokenizer
+        if model is None or model.token is None:
+            embeds = self._encode_texts(prompts, tokenizer)
+        else:
+            tokenizer = model.token.tokenizer
+            embeds = self._encode_texts([_name_style(model, text) for text in prompts], tokenizer)
+        embeds = embeds if model is None else model.fuse(embeds)
+        if negatives is None:
+            return {"prompt_embeds": embeds}
+        negative_embeds = self._encode_texts(negatives, tokenizer)
+        return {"prompt_embeds": torch.cat([negative_embeds, embeds]), "negative_prompt_embeds": negative_embeds}
 
-    def _encode_ip_adapter(self, image: Any, count: int, use_guidance: bool) -> dict[str, Any] | None:
+    def _encode_texts(self, texts: list[str], tokenizer: Any) -> Tensor:
+        return encode_tokens(self.text_encoder, tokenize(tokenizer, self.maybe_convert_prompt(texts, tokenizer)))
+
+    def _encode_ip_adapter(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
         if image is None:
             return None
-        embeds = self.prepare_ip_adapter_image_embeds(image, None, self._execution_device, count, use_guidance)
-        return {"image_embeds": embeds}
+        embeds: list[Tensor] = self.prepare_ip_adapter_image_embeds(
+            image, None, self._execution_device, count, use_guidance
+        )
+        return embeds
 
-    def _build_predict(
+    def _predict(
         self,
-        conditions: tuple[Tensor, Tensor | None],
-        guidance_scale: float,
-        added: dict[str, Any] | None,
+        embeds: dict[str, Tensor],
+        image_embeds: list[Tensor] | None,
         cross_attention_kwargs: dict[str, Any] | None,
-    ) -> Predict:
-        embeds, negative = conditions
-        hidden = (embeds if negative is None else torch.cat([negative, embeds])).to(self.unet.dtype)
-
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            sample = latents if negative is None else torch.cat([latents, latents])
-            output = self.unet(
-                sample.to(self.unet.dtype),
-                timestep,
-                encoder_hidden_states=hidden,
-                added_cond_kwargs=added,
-                cross_attention_kwargs=cross_attention_kwargs,
-                return_dict=False,
-            )[0].to(latents.dtype)
-            if negative is None:
-                return output
-            unconditional, conditional = output.chunk(2)
-            return unconditional + guidance_scale * (conditional - unconditional)
-
-        return predict
+        latents: Tensor,
+        timestep: Tensor,
+    ) -> Tensor:
+        """The UNet's prediction (B,C,h,w), guided where there are twice as many prompt embeddings as latents."""
+        hidden = embeds["prompt_embeds"].to(self.unet.dtype)
+        sample = torch.cat([latents, latents]) if len(hidden) == 2 * len(latents) else latents
+        output: Tensor = self.unet(
+            sample.to(self.unet.dtype),
+            timestep,
+            encoder_hidden_states=hidden,
+            added_cond_kwargs=None if image_embeds is None else {"image_embeds": image_embeds},
+            cross_attention_kwargs=cross_attention_kwargs,
+            return_dict=False,
+        )[0].to(latents.dtype)
+        if len(output) == len(latents):
+            return output
+        negative, positive = output.chunk(2)
+        return negative + self._guidance_scale * (positive - negative)
 
     def _draw_latents(self, latents: Tensor | None, count: int, generator: Any) -> Tensor:
-        size = self.base.resolution
-        channels = self.unet.config.in_channels
+        size, channels = self.base.resolution, self.unet.config.in_channels
         drawn: Tensor = self.prepare_latents(
             count, channels, size, size, torch.float32, self._execution_device, generator, latents
         )
         return drawn
 
-    def _noise_faces(self, faces: Tensor, timesteps: Tensor, generator: Any, invert_face: bool) -> Tensor:
-        latents = encode_latents(self.vae, faces).float()
-        if not invert_face:
+    def _noise_faces(
+        self, faces: Tensor, timesteps: Tensor, generator: Any, *, invert_face: bool, added: list[Tensor] | None
+    ) -> Tensor:
+        """Latents (B,C,h,w) of the faces at the first timestep."""
+        latents = encode_latents(self.vae, faces)
+        if invert_face:
+            noise = self._find_noise(latents, timesteps, added)
+        else:
             noise = self._draw_latents(None, len(faces), generator) / self.scheduler.init_noise_sigma
-            noised: Tensor = self.scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(faces)))
-            return noised
+        noised: Tensor = self.scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(faces)))
+        return noised
+
+    def _find_noise(self, latents: Tensor, timesteps: Tensor, added: list[Tensor] | None) -> Tensor:
+        """The noise that, added to the latents for the first timestep, makes the bare base return to them."""
+        image_embeds = None if added is None else [torch.zeros_like(part[-len(latents) :]) for part in added]
+        scheduler = self.base.scheduler
         with self._scaled(0.0, 0.0, 0.0):
-            conditions = (self._encode_bare(len(faces)), None)
-            return invert(self._build_predict(conditions, 1.0, None, None), self.base.scheduler, latents, timesteps)
+            embeds = self._encode_texts([BARE_PROMPT], self.tokenizer).expand(len(latents), -1, -1)
+            predict = partial(self._predict, {"prompt_embeds": embeds}, image_embeds, None)
+            inverted = invert(predict, scheduler, latents, timesteps)
+        alpha = scheduler.alphas_cumprod[timesteps[0].round().long().cpu()].to(latents)
+        return (inverted - alpha.sqrt() * latents) / (1 - alpha).sqrt()
 
-    def _encode_bare(self, count: int) -> Tensor:
-        embeds: Tensor = self.text_encoder(tokenize(self.tokenizer, ["a photo"]).to(self._execution_device))[0]
-        return embeds.expand(count, -1, -1)
-
-    def _pull_to_identity(self, latents: Tensor, guide: IdentityGuide, scale: float) -> Tensor:
-        with torch.enable_grad():
-            moved = latents.detach().requires_grad_()
-            distance = guide(decode_latents(self.vae, moved).float())
-            (grad,) = torch.autograd.grad(distance, moved)
-        length = grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
-        return latents - scale * grad / length
-
-    def _finish(self, latents: Tensor, output_type: str) -> Any:
+    def _decode(self, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return latents
-        return self.image_processor.postprocess(
-            decode_latents(self.vae, latents).float().detach(), output_type=output_type
-        )
+        return self.image_processor.postprocess(decode_latents(self.vae, latents), output_type=output_type)
+
+
+def _repeat(values: list[Any], count: int, times: int, name: str) -> list[Any]:
+    """One value for all, or one each, every one `times` times in a row."""
+    if len(values) not in {1, count}:
+        raise ValueError(f"{len(values)} {name} for {count} prompts or faces: give one, or one each")
+    return [value for value in (values * count)[:count] for _ in range(times)]
+
+
+def _name_style(model: StyleModel, text: str) -> str:
+    """The prompt with the style's pseudo-word in it, once for each of its vectors."""
+    assert model.token is not None
+    placeholder = model.token.tokens[0]
+    return model.token.expand(text if placeholder in text else f"{text} in {placeholder} style")

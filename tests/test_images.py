@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,24 @@ def test_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ImageError, match=rf"{name}: .*; (copy or download it again|convert it)"):
         load_image(path)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000", "AVIF"])
+def test_damaged_bytes_give_an_image_or_our_error(tmp_path: Path, image_format: str) -> None:
+    generator = np.random.default_rng(0)
+    buffer = BytesIO()
+    Image.fromarray(generator.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(buffer, image_format)
+    path = tmp_path / "damaged"
+    num_refused = 0
+    for count in [1, 3, 20] * 10:
+        content = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+        content[generator.integers(0, min(len(content), 400), count)] = generator.integers(0, 255, count)
+        path.write_bytes(content.tobytes())
+        try:
+            assert load_image(path).mode == "RGB"
+        except ImageError:
+            num_refused += 1
+    assert num_refused > 0
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:

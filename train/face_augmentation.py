@@ -1,4 +1,4 @@
-"""Batches for the face finder: faces turned, bent, moved and recoloured on the fly, set into scenes, with their poses.
+"""Faces turned, bent, moved and recoloured on the fly, with their landmarks, for training the face finder.
 
 The unit frame is that of `acfun.face.networks`. Everything random comes from one `torch.Generator`.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from acfun.face.align import compose_transforms, invert_transform, transform_points
 from acfun.face.finder import fit_pose
 
-MAX_YAW, MAX_PITCH = 0.55, 0.25
+MAX_YAW, MAX_PITCH = 0.5, 0.22
 _HEAD_CENTRE, _HEAD_RADII, _HEAD_DEPTH = (0.5, 0.48), (0.36, 0.45), 0.22
 _NOSE_RADII, _NOSE_DEPTH, _NOSE_TIP = (0.05, 0.07), 0.06, 55
 _CELL = 6
@@ -25,7 +25,7 @@ _INVERSION_STEPS = 4
 
 @dataclass(frozen=True)
 class PoseNoise:
-    """How far a crop's framing is from the face's: standard deviations of angle (rad), log scale, and shift (widths)."""
+    """How far framings are off: standard deviations of angle (rad), logarithm of scale, and shift (widths)."""
 
     angle: float
     log_scale: float
@@ -59,7 +59,7 @@ class Deformation:
         def spread(limit: float, *shape: int) -> Tensor:
             return (torch.rand(count, *shape, generator=generator) * 2 - 1) * limit
 
-        is_turned = (torch.rand(count, 1, generator=generator) < 0.75).float()
+        is_turned = (torch.rand(count, 1, generator=generator) < 0.6).float()
         self.yaw, self.pitch = spread(MAX_YAW, 1) * is_turned, spread(MAX_PITCH, 1) * is_turned
         self.frequency, self.phase = spread(9.0, 4, 1, 2), spread(math.pi, 4, 1)
         self.amplitude, self.nose = spread(0.007, 4, 1, 2), nose
@@ -120,7 +120,7 @@ def sample_pixels(images: Tensor, points: Tensor, size: int) -> Tensor:
 
 
 def unit_grid(count: int, size: int) -> Tensor:
-    """(count,n²,2) points of a coarse grid between the centres of the corner pixels of `size`² over the unit frame."""
+    """(count,n²,2) points of a coarse grid over the unit frame, ending at the corner pixels of a crop of `size`."""
     ticks = torch.linspace(0.5 / size, 1 - 0.5 / size, size // _CELL)
     return torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).reshape(1, -1, 2).expand(count, -1, -1)
 
@@ -164,7 +164,7 @@ def mirror(crops: Tensor, landmarks: Tensor, mean_shape: Tensor, generator: torc
 
 
 def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary light, colour, sharpness and grain and cover parts, each for some of the images: (B,3,H,W) in [-1,1]."""
+    """Vary light, colour, sharpness, grain, and cover parts, each for some of (B,3,H,W) images in [-1,1]."""
 
     def draw(count: int, *shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator)

@@ -1,10 +1,11 @@
-"""Train the embedded face finder: detector and landmark regressor together, on labelled portraits deformed on the fly.
+"""Train the embedded face finder, detector and landmark regressor together, on portraits with landmarks.
 
 `python train/pretrain_face_finder.py --config train/configs/face_finder_cpu.toml --data SHARDS [SHARDS …] \\
  --held-out SHARDS --output RUN --minutes 18 --resume`
 
-Each folder of shards holds `images.npy` and `landmarks.npy`; every batch draws evenly from all of them. The losses are those
-of CenterNet (Zhou et al. 2019) for the detector and of distances in the unit frame for the regressor.
+Each folder of shards holds `images.npy` and `landmarks.npy`; every batch comes from one folder, each as often as
+the others, and is deformed on the fly. The losses are those of CenterNet (Zhou et al. 2019) for the detector and
+distances in the unit frame for the regressor.
 """
 
 import argparse
@@ -138,7 +139,7 @@ class FaceFinderRun:
         self.config, self.shards, self.accelerator = config, shards, accelerator
         self.mean_shape = compute_mean_shape(shards)
         self.backgrounds = build_backgrounds(config.num_backgrounds, config.scene_size, shards[0], config.seed)
-        self.finder = FaceFinder(
+        self.finder = FaceFinder(  # type: ignore[call-overload]
             detector_channels=config.detector_channels,
             detector_dilations=config.detector_dilations,
             regressor_channels=config.regressor_channels,

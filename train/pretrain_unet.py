@@ -3,7 +3,7 @@
 `python -m train.pretrain_unet --config train/configs/unet_cpu.toml --base RUN_BASE --data SHARDS --held-out SHARDS --output RUN`
 
 v-prediction (Salimans & Ho 2022), min-SNR weights (Hang et al. 2023), zero terminal SNR (Lin et al. 2024). `--base` holds `vae`,
-`text_encoder` and `tokenizer`; the latents are encoded once and kept beside the shards' copies in the run folder.
+`text_encoder` and `tokenizer`; the latents are encoded once and kept in the run folder.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from acfun.base.prompts import encode_tokens, tokenize
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.config import load_config
 from acfun.images import contact_sheet, save_image, tensor_to_pil
+from acfun.paths import atomic_write
 from acfun.sampling import denoise, select_timesteps
 from train import pretraining
 
@@ -76,7 +77,7 @@ class UnetConfig:
 
 @dataclass(frozen=True)
 class Latents:
-    """Encoded shards: latents (N,C,h,w) float16 and token ids (N,K,T), K captions an image."""
+    """Encoded shards: latents (N,C,h,w) float16 and token ids (N,T)."""
 
     latents: Tensor
     input_ids: Tensor
@@ -139,32 +140,27 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode_shards(
-    shards: pretraining.Shards, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: torch.device
-) -> Latents:
-    """Encode all images, and their mirror images after them."""
+def encode_shards(shards: pretraining.Shards, run: "UnetRun") -> Latents:
+    """Encode all images, every second one mirrored: left and right mean nothing in a caption."""
     latents = []
     for indices in torch.arange(len(shards)).split(16):
-        pixel_values = shards.pixel_values(indices).to(device)
-        latents.append(
-            torch.stack([encode_latents(vae, pixel_values), encode_latents(vae, pixel_values.flip(3))]).half().cpu()
-        )
-    ids = tokenize(tokenizer, [captions[0] for captions in shards.captions])
-    both = torch.cat(latents, 1)
-    return Latents(torch.cat([both[0], both[1]]), torch.cat([ids, ids]))
+        pixel_values = shards.pixel_values(indices)
+        pixel_values = torch.where((indices % 2 == 0)[:, None, None, None], pixel_values, pixel_values.flip(3))
+        with run.accelerator.autocast():
+            latents.append(encode_latents(run.vae, pixel_values.to(run.accelerator.device)).half().cpu())
+    input_ids = tokenize(run.tokenizer, [captions[0] for captions in shards.captions])
+    return Latents(torch.cat(latents), input_ids)
 
 
-def load_latents(
-    shards_dir: Path, output: Path, name: str, vae: AutoencoderKL, tokenizer: CLIPTokenizer, device: torch.device
-) -> Latents:
-    """Read the encoded shards of an earlier start of this run, or encode and keep them."""
-    path = output / f"{name}_latents.pt"
+def load_latents(shards_dir: Path, path: Path, run: "UnetRun") -> Latents:
+    """Read the encoded shards that an earlier start of this run kept at `path`, or encode and keep them."""
     if path.is_file():
         content = torch.load(path, weights_only=True)
         return Latents(content["latents"], content["input_ids"])
-    encoded = encode_shards(pretraining.open_shards(shards_dir), vae, tokenizer, device)
-    output.mkdir(parents=True, exist_ok=True)
-    torch.save({"latents": encoded.latents, "input_ids": encoded.input_ids}, path)
+    encoded = encode_shards(pretraining.open_shards(shards_dir), run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        torch.save({"latents": encoded.latents, "input_ids": encoded.input_ids}, temporary)
     return encoded
 
 
@@ -261,8 +257,8 @@ def train(args: argparse.Namespace, config: UnetConfig) -> None:
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     run = UnetRun(config, args.base, accelerator)
-    data = load_latents(args.data, args.output, "train", run.vae, run.tokenizer, accelerator.device)
-    held_out = load_latents(args.held_out, args.output, "held_out", run.vae, run.tokenizer, accelerator.device)
+    data = load_latents(args.data, args.output / "train_latents.pt", run)
+    held_out = load_latents(args.held_out, args.output / "held_out_latents.pt", run)
     run.build(data.latents)
     state = pretraining.TrainState()
     if args.resume:

@@ -33,6 +33,7 @@ class VaeConfig:
         crop_sizes: widths of the square crops, each for an equal part of `crop_until`; whole images afterwards.
         crop_until: progress in [0, 1] at which whole images begin.
         crop_batch_pixels: pixels a batch, so that a smaller crop means a larger batch.
+        colour_probability: share of crops whose colours are mixed at random.
         learning_rate: of AdamW, peak.
         kl_weight: weight of the KL divergence to a normal distribution, per latent value.
         perceptual_weight: weight of the feature distance.
@@ -42,6 +43,7 @@ class VaeConfig:
         ema_decay: of the averaged weights that are exported.
         precision: "bf16" or "no".
         num_threads: CPU threads; 0 leaves torch's own choice.
+        trains_encoder: False trains the decoder alone, which leaves the latents, and so a trained UNet, valid.
         use_compile: compile the VAE (GPU).
         seed: of everything random.
     """
@@ -52,6 +54,7 @@ class VaeConfig:
     crop_sizes: tuple[int, ...] = (64,)
     crop_until: float = 0.6
     crop_batch_pixels: int = 98304
+    colour_probability: float = 0.4
     learning_rate: float = 6e-4
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.0
@@ -61,6 +64,7 @@ class VaeConfig:
     ema_decay: float = 0.999
     precision: str = "bf16"
     num_threads: int = 0
+    trains_encoder: bool = True
     use_compile: bool = False
     seed: int = 0
 
@@ -107,7 +111,8 @@ class VaeTrainer(nn.Module):
 
     def forward(self, pixel_values: Tensor, noise: Tensor, progress: float) -> tuple[dict[str, Tensor], Tensor]:
         """Losses before weighting, and the reconstruction, of (B,3,H,W) images in [-1,1]."""
-        posterior = self.vae.encode(pixel_values).latent_dist
+        with torch.set_grad_enabled(self.config.trains_encoder):
+            posterior = self.vae.encode(pixel_values).latent_dist
         reconstruction = self.vae.decode(posterior.mean + posterior.std * noise).sample.float()
         error = reconstruction - pixel_values
         losses = {"pixel": error.abs().mean() + 2 * error.square().mean(), "kl": posterior.kl().mean()}
@@ -139,7 +144,18 @@ def sample_batch(data: pretraining.Shards, config: VaeConfig, progress: float, g
     top, left = (int(torch.randint(images.shape[2] - size + 1, (1,), generator=generator)) for _ in range(2))
     crops = images[:, :, top : top + size, left : left + size]
     flips = torch.rand(batch, generator=generator) < 0.5
-    return torch.where(flips[:, None, None, None], crops.flip(3), crops).contiguous(memory_format=torch.channels_last)
+    crops = torch.where(flips[:, None, None, None], crops.flip(3), crops)
+    return vary_colours(crops, config.colour_probability, generator).contiguous(memory_format=torch.channels_last)
+
+
+def vary_colours(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Mix the channels of some images (B,3,H,W) at random, greys kept: paintings have colours that photographs of faces lack."""
+    batch = len(images)
+    mixing = torch.eye(3) * 1.4 + 0.5 * torch.randn((batch, 3, 3), generator=generator)
+    mixing = mixing + (1 - mixing.sum(2, keepdim=True)) / 3
+    mixed = torch.einsum("bij,bjhw->bihw", mixing, images).clamp(-1, 1)
+    chosen = torch.rand(batch, generator=generator) < probability
+    return torch.where(chosen[:, None, None, None], mixed, images)
 
 
 @torch.no_grad()
@@ -165,14 +181,20 @@ def measure_scaling(vae: AutoencoderKL, data: pretraining.Shards, device: torch.
 class VaeRun:
     """One training run: models, optimisers, and one step of both players."""
 
-    def __init__(self, config: VaeConfig, size: int, features: nn.Module | None, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: VaeConfig, size: int, features: nn.Module | None, accelerator: Accelerator, start: Path | None
+    ) -> None:
         self.config, self.accelerator = config, accelerator
-        self.vae = build_vae(config, size).to(memory_format=torch.channels_last)
+        vae = build_vae(config, size) if start is None else AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32)
+        self.vae = vae.to(memory_format=torch.channels_last)
         speed_up_group_norms(self.vae)
         self.discriminator = PatchDiscriminator()
         self.ema = pretraining.Ema(self.vae, config.ema_decay)
         trainer = VaeTrainer(self.vae, features, config)
-        self.optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+        self.vae.encoder.requires_grad_(config.trains_encoder)
+        self.vae.quant_conv.requires_grad_(config.trains_encoder)
+        trained = [parameter for parameter in trainer.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), weight_decay=1e-4)
         self.judge_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9))
         self.trainer, self.optimizer = accelerator.prepare(trainer, self.optimizer)
         self.discriminator.to(accelerator.device)
@@ -228,7 +250,7 @@ def train(args: argparse.Namespace, config: VaeConfig) -> None:
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     data, held_out = pretraining.open_shards(args.data), pretraining.open_shards(args.held_out)
-    run = VaeRun(config, data.images.shape[1], load_features(args.features, accelerator), accelerator)
+    run = VaeRun(config, data.images.shape[1], load_features(args.features, accelerator), accelerator, args.start)
     state = pretraining.TrainState()
     if args.resume:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())
@@ -255,7 +277,8 @@ def train(args: argparse.Namespace, config: VaeConfig) -> None:
                 log.report(psnr=compute_psnr(run.vae, held_out, accelerator.device))
     pretraining.save_checkpoint(args.output, state, generator, **run.parts())
     run.ema.copy_to(run.vae)
-    run.vae.register_to_config(scaling_factor=measure_scaling(run.vae, data, accelerator.device))
+    if config.trains_encoder:
+        run.vae.register_to_config(scaling_factor=measure_scaling(run.vae, data, accelerator.device))
     log.report(psnr=compute_psnr(run.vae, held_out, accelerator.device))
     pretraining.export_half(run.vae, args.output / "vae")
 
@@ -276,6 +299,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of training shards")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
     parser.add_argument("--features", type=Path, help="identity encoder's folder, for the perceptual term")
+    parser.add_argument("--start", type=Path, help="VAE folder to start from, instead of random weights")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--max-steps", type=int, default=0)

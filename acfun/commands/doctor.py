@@ -13,7 +13,7 @@ COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 def doctor(*, as_json: options.AsJson = False) -> None:
-    """Check versions, devices, optional libraries, the embedded base and the cache; ends with 1 only on real problems."""
+    """Check versions, devices, optional libraries, the embedded base and the cache; exit code 1 on real problems."""
     from acfun.doctor import examine
 
     checks = examine()

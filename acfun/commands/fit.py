@@ -81,8 +81,8 @@ def finish(session: Session, fitted: Fitted, output: Path, max_steps: int) -> No
     session.finish({**result, "fit_seconds": round(fitted.seconds, 2)}, str(output))
     if not fitted.is_complete:
         print_message(
-            f"interrupted after {fitted.step} of {max_steps} steps: the style so far is in {output}; with --run-dir the fit "
-            "goes on from there by --resume"
+            f"interrupted after {fitted.step} of {max_steps} steps: the style so far is in {output}; "
+            "a fit with --run-dir goes on from there by --resume"
         )
         raise typer.Exit(INTERRUPTED)
 

@@ -94,7 +94,7 @@ class Session:
         return pipe
 
     def build_sampling(self, options: Mapping[str, Any]) -> "Sampling":
-        """Arguments for the pipeline: those command-line options that are about sampling and were given, and a fresh generator.
+        """Arguments for the pipeline: a fresh generator, and the options about sampling that were given.
 
         Raises:
             ConfigError: strength and steps leave nothing to sample.
@@ -107,7 +107,8 @@ class Session:
         steps, strength = given.get("num_inference_steps"), given.get("strength", 1.0)
         if steps is not None and round(steps * strength) < 1:
             raise ConfigError(f"--strength {strength} of --steps {steps} leaves no step to sample; raise one of them")
-        sampling: Sampling = {"generator": torch.Generator().manual_seed(self.seed), **given}
+        given["generator"] = torch.Generator().manual_seed(self.seed)
+        sampling: Sampling = given
         return sampling
 
     def load_identity(self, sampling: "Sampling", base: "Base") -> "EncodeIdentity | None":

@@ -1,4 +1,4 @@
-"""Finding faces and their 189 landmarks in photographs, paintings and renderings, with the embedded networks."""
+"""Find faces and their 189 landmarks in photographs, paintings and renderings, with two small networks."""
 
 import json
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Face:
     Attributes:
         box: (left, top, right, bottom) around the landmarks, pixels.
         landmarks: (189,2) pixels, may lie outside the image.
-        score: in [0,1], the chance of a face times the trust in its landmarks.
+        score: in [0,1], the chance of a face as both networks see it, times the trust in its landmarks.
     """
 
     box: tuple[float, float, float, float]
@@ -54,7 +54,13 @@ class Face:
 
 @dataclass(frozen=True)
 class Landmarks:
-    """landmarks (B,189,2) pixels; presence (B,) in [0,1]; error (B,) expected, as a fraction of the pupils' distance."""
+    """What the regressor says of B faces.
+
+    Attributes:
+        landmarks: (B,189,2) pixels.
+        presence: (B,) in [0,1], the chance of a face.
+        error: (B,) expected mean distance to the true landmarks, as a fraction of the pupils' distance.
+    """
 
     landmarks: Tensor
     presence: Tensor
@@ -162,9 +168,10 @@ def find_faces(
     batch = batch.to(finder.regressor.mean_shape)
     candidates: list[Face] = []
     for size in _choose_sizes(batch):
-        poses = _detect_poses(finder, batch, size)
+        poses, heat = detect_poses(finder, batch, size)
         if len(poses):
-            candidates += _describe(regress_landmarks(finder, batch.expand(len(poses), -1, -1, -1), poses), min_score)
+            found = regress_landmarks(finder, batch.expand(len(poses), -1, -1, -1), poses)
+            candidates += _describe(found, heat, min_score)
         if candidates and size >= DETECTION_SIZES[1]:
             break
     faces = _drop_duplicates(candidates)
@@ -180,7 +187,7 @@ def find_face(image: Tensor, finder: FaceFinder | None = None, *, min_score: flo
     faces = find_faces(image, finder, max_faces=1, min_score=min_score)
     if not faces:
         raise NoFaceFoundError(
-            f"no face with a score of at least {min_score:g} in an image of {image.shape[-1]}×{image.shape[-2]} pixels: "
+            f"no face with a score of at least {min_score:g} in {image.shape[-1]}×{image.shape[-2]} pixels: "
             "use a picture with both eyes visible and the head upright, crop it closer, or lower min_score"
         )
     return faces[0]
@@ -221,8 +228,17 @@ def _choose_sizes(image: Tensor) -> list[int]:
     return [size for size in DETECTION_SIZES if size <= limit] or [DETECTION_SIZES[0]]
 
 
-def _detect_poses(finder: FaceFinder, image: Tensor, size: int) -> Tensor:
-    """Poses (N,2,3) of the likeliest faces, unit frame → pixels of the image, at one size of the pyramid."""
+def detect_poses(finder: FaceFinder, image: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Find where faces may be.
+
+    Args:
+        finder: in evaluation mode.
+        image: (1,3,H,W) in [-1,1].
+        size: longer side at which to look, pixels.
+
+    Returns:
+        (poses (N,2,3), unit frame → pixels of the image; heat (N,) in [0,1]), the likeliest first.
+    """
     height, width = image.shape[-2:]
     factor = size / max(height, width)
     scaled = (max(DETECTOR_STRIDE, round(height * factor)), max(DETECTOR_STRIDE, round(width * factor)))
@@ -239,11 +255,11 @@ def _detect_poses(finder: FaceFinder, image: Tensor, size: int) -> Tensor:
     poses = torch.cat([linear, torch.stack([x, y], -1)[..., None] - linear.sum(-1, keepdim=True) / 2], -1)
     scale = poses.new_tensor([width / scaled[1], height / scaled[0]])
     to_image = torch.cat([torch.diag(scale), (0.5 * scale - 0.5)[:, None]], 1)
-    return compose_transforms(to_image.expand(len(poses), -1, -1), poses)
+    return compose_transforms(to_image.expand(len(poses), -1, -1), poses), heat[is_peak][order]
 
 
-def _describe(found: Landmarks, min_score: float) -> list[Face]:
-    scores = found.presence / (1 + (found.error / _DOUBTFUL_ERROR) ** 2)
+def _describe(found: Landmarks, heat: Tensor, min_score: float) -> list[Face]:
+    scores = (heat * found.presence).sqrt() / (1 + (found.error / _DOUBTFUL_ERROR) ** 2)
     faces = []
     for landmarks, score in zip(found.landmarks, scores.tolist(), strict=True):
         left, top, right, bottom = torch.cat([landmarks.amin(0), landmarks.amax(0)]).tolist()

@@ -1,7 +1,7 @@
 """The two small convolutional networks of the face finder: where faces are, and where their landmarks lie.
 
-Both speak of a face's pose as a similarity of a unit frame: the mean shape, whose pupils stand at the canonical portrait
-framing, in a square of width one.
+Both speak of a face's pose as a similarity of a unit frame: a square of width one that holds the mean shape
+with its pupils where the canonical portrait framing has them.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ _OFFSET_SCALE = 0.05
 class PoseMaps(NamedTuple):
     """What the detector says of each cell of its grid, (B,h,w) each.
 
-    heat: logit of a face's centre. x, y: that centre in pixels of the input. width: of the face's unit frame, pixels.
-    angle: of the face, radians, positive clockwise in the image.
+    heat: logit of a face's centre. x, y: that centre in pixels of the input. width: of the face's unit frame,
+    pixels. angle: of the face, radians, positive clockwise in the image.
     """
 
     heat: Tensor
@@ -37,7 +37,7 @@ class PoseMaps(NamedTuple):
 
 
 class LandmarkPrediction(NamedTuple):
-    """landmarks (B,189,2) in the crop's unit frame; presence (B,) logit; log_error (B,), see `LandmarkRegressor`."""
+    """landmarks (B,189,2) in the unit frame; presence (B,) logit; log_error (B,), see `LandmarkRegressor`."""
 
     landmarks: Tensor
     presence: Tensor
@@ -132,7 +132,7 @@ class LandmarkRegressor(nn.Module):
     ) -> None:
         super().__init__()
         if crop_size % REGRESSOR_STRIDE:
-            raise ValueError(f"crop_size={crop_size} is no multiple of {REGRESSOR_STRIDE}, the regressor's stride")
+            raise ValueError(f"crop_size={crop_size} is no multiple of {REGRESSOR_STRIDE}, the network's stride")
         self.crop_size = crop_size
         first, second, third, fourth = channels
         self.backbone = nn.Sequential(

@@ -17,8 +17,8 @@ _MIN_DRAWN_SIZE = 96
 def draw_regions(landmarks: Tensor, image_size: tuple[int, int], size: tuple[int, int] | None = None) -> Tensor:
     """Draw the `REGIONS` of faces; at each pixel they sum to one.
 
-    Skin is the oval of the face without eyes, brows and mouth; the eyes have their brows; hair is what the outline of the
-    head holds besides; the neck belongs to the background.
+    Skin is the oval of the face without eyes, brows and mouth; the eyes have their brows; hair is what the
+    outline of the head holds besides; the neck belongs to the background.
 
     Args:
         landmarks: (B,189,2) pixels of the images.

@@ -43,6 +43,7 @@ def build_tiny_finder(seed: int = 0) -> FaceFinder:
 
 
 def astronaut() -> Tensor:
+    """(3,512,512) in [-1,1], a public-domain photograph."""
     return torch.from_numpy(skimage_data.astronaut()).permute(2, 0, 1).float() / 127.5 - 1
 
 
@@ -133,9 +134,10 @@ def test_enlarging_the_image_moves_the_face_along() -> None:
 
 
 @needs_weights
-@pytest.mark.parametrize("name", ["coffee", "rocket", "brick", "moon"])
+@pytest.mark.parametrize("name", ["coffee", "rocket", "brick", "moon", "stereo_motorcycle"])
 def test_finds_no_face_where_there_is_none(name: str) -> None:
-    pixels = torch.from_numpy(getattr(skimage_data, name)()).float() / 127.5 - 1
+    picture = getattr(skimage_data, name)()
+    pixels = torch.from_numpy(picture[0] if isinstance(picture, tuple) else picture).float() / 127.5 - 1
     image = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.expand(3, -1, -1)
     assert find_faces(image) == []
 
@@ -147,7 +149,7 @@ def test_a_second_pass_changes_little() -> None:
     with torch.no_grad():
         again = regress_landmarks(finder, image, fit_pose(face.landmarks[None], finder.regressor.mean_shape))
     inter_pupil = float((face.landmarks[1] - face.landmarks[0]).norm())
-    assert float((again.landmarks[0] - face.landmarks).norm(dim=-1).mean()) < 0.03 * inter_pupil
+    assert float((again.landmarks[0] - face.landmarks).norm(dim=-1).mean()) < 0.05 * inter_pupil
 
 
 @needs_weights

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from acfun.process import MALLOC_SETTINGS
 from acfun.errors import DataError
+from acfun.process import MALLOC_SETTINGS
 from train import pretraining
 from train.pretraining import Budget, Ema, Interval, TrainState
 

@@ -1,0 +1,122 @@
+"""Every bad input is an explained error or wrong usage, never a traceback."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from tests.cli.tools import draw, run
+
+
+def break_image(kind: str, directory: Path) -> Path:
+    path = directory / f"{kind}.png"
+    whole = draw(directory / "whole.png", 3, (200, 200)).read_bytes()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "tiny":
+        draw(path, 3, (8, 8))
+    elif kind != "missing":
+        path.write_bytes({"zero": b"", "text": b"this is no image" * 9, "truncated": whole[: len(whole) // 2]}[kind])
+    return path
+
+
+BAD_IMAGES = {
+    "zero": "0 bytes",
+    "text": "not an image",
+    "missing": "no such file",
+    "directory": "folder",
+    "truncated": "damaged or cut off",
+    "tiny": "8x8 px is too small",
+}
+
+
+@pytest.mark.parametrize(("kind", "message"), BAD_IMAGES.items())
+def test_bad_pictures_are_explained_before_anything_is_loaded(
+    kind: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    bad, good, output = break_image(kind, tmp_path), folder / "photo.png", tmp_path / "out.png"
+    for photo, picture in ((bad, good), (good, bad)):
+        result = run("stylize", photo, "--style", picture, "-o", output, "--base", "no/such/base")
+        check_explained(result, str(bad), message)
+    result = run("fit", good, "--face", bad, "-o", tmp_path / "s.safetensors", "--base", "no/such/base")
+    check_explained(result, str(bad), message)
+    assert not output.exists()
+
+
+def check_explained(result: Result, *parts: str) -> None:
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_wrong_style_files_are_explained(folder: Path, style: Path, tmp_path: Path) -> None:
+    (tmp_path / "zero.safetensors").write_bytes(b"")
+    (tmp_path / "cut.safetensors").write_bytes(style.read_bytes()[:-50])
+    photo = folder / "photo.png"
+    cases = {
+        folder / "style.png": "no style file",
+        tmp_path / "zero.safetensors": "0 bytes",
+        tmp_path / "cut.safetensors": "damaged or cut off",
+        tmp_path / "absent.safetensors": "not a file",
+    }
+    for path, message in cases.items():
+        check_explained(run("show", path), str(path), message)
+        check_explained(run("apply", path, photo, "-o", tmp_path / "out"), str(path), message)
+        check_explained(run("generate", "a man", "--style", path, "-o", tmp_path / "o.png"), str(path), message)
+
+
+def test_a_style_of_another_base_is_explained(folder: Path, style: Path, tmp_path: Path) -> None:
+    result = run("apply", style, folder / "photo.png", "-o", tmp_path, "--base", folder / "other")
+    assert result.exit_code == 1
+    assert "made for base" in result.stderr
+    assert "fit the style on this one" in result.stderr
+
+
+def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any, ...], tuple[str, ...]]:
+    photo, out = folder / "photo.png", tmp_path / "out.png"
+    stylize = ("stylize", photo, "--style", folder / "style.png", "-o")
+    (tmp_path / "wrong.toml").write_text("max_step = 3\n", encoding="utf-8")
+    (tmp_path / "file").write_bytes(b"")
+    return {
+        (*stylize, out, "-q", "--base", "minni"): ("'minni'", "diffusers folder"),
+        (*stylize, out, "--steps", 3, "--strength", 0.1): ("0.1", "raise one of them"),
+        (*stylize, tmp_path / "out.xyz"): ("'.xyz'", ".png"),
+        (*stylize, tmp_path / "none" / "out.png"): ("does not exist", "create it"),
+        (*stylize, out, "--config", tmp_path / "wrong.toml"): ("'max_step'", "'max_steps'"),
+        (*stylize, out, "--config", tmp_path / "absent.toml"): ("absent.toml", "check the path"),
+        ("fit", photo, "-o", tmp_path / "style.png"): ("style.png", ".safetensors"),
+        ("fit", photo, "-o", tmp_path / "no" / "s.safetensors"): ("does not exist", "create it"),
+        ("fit", photo, "-o", tmp_path / "s.safetensors", "--resume"): ("run folder", "output_dir"),
+        ("apply", style, photo, "-o", folder): ("photo.png", "another folder"),
+        ("apply", style, photo, tmp_path / "photo.jpg", "-o", tmp_path): ("photo.jpg", "rename"),
+        ("apply", style, photo, "-o", tmp_path / "file"): ("file", "another folder"),
+    }
+
+
+def test_values_that_cannot_be_used_are_explained(folder: Path, style: Path, tmp_path: Path) -> None:
+    for arguments, parts in explained_cases(folder, style, tmp_path).items():
+        check_explained(run(*arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("stylize", "a.png", "-o", "b.png"),
+        ("stylize", "a.png", "--style", "s.png", "-o", "b.png", "--strength", "2"),
+        ("stylize", "a.png", "--style", "s.png", "-o", "b.png", "--faces", "some"),
+        ("fit", "a.png", "-o", "s.safetensors", "--objective", "best"),
+        ("apply", "s.safetensors", "-o", "out"),
+        ("generate", "a man", "-o", "b.png", "--count", "0"),
+        ("show", "s.safetensors", "--device", "cpu"),
+        ("doctor", "--device", "tpu"),
+        ("paint", "a.png"),
+    ],
+)
+def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""

@@ -1,0 +1,54 @@
+"""Help, versions and the doctor, and results that machines can read."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from acfun.commands import options
+from acfun.commands.session import SAMPLING_OPTIONS
+from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from tests.cli.tools import run, run_well
+
+COMMANDS = ("stylize", "fit", "apply", "show", "generate", "doctor", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    assert "--help" in run_well(command, "--help").stdout
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, acfun.cli; print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_the_defaults_in_the_help_are_those_of_the_pipeline() -> None:
+    parameters = inspect.signature(FaceStylizationPipeline.__call__).parameters
+    aliases = {name: "".join(part.capitalize() for part in name.split("_")) for name in SAMPLING_OPTIONS}
+    for name, argument in SAMPLING_OPTIONS.items():
+        option = next(part for part in getattr(options, aliases[name]).__metadata__)
+        assert isinstance(option, typer.models.OptionInfo)
+        if isinstance(option.show_default, str):
+            assert float(option.show_default) == parameters[argument].default
+
+
+def test_doctor_answers_in_json(cache: Path) -> None:
+    result = run("doctor", "--json")
+    answer = json.loads(result.stdout)
+    checks = {check["name"]: check for check in answer["checks"]}
+    assert checks["torch"]["status"] == "ok"
+    assert str(cache) in checks["cache"]["detail"]
+    assert result.exit_code == (0 if answer["is_healthy"] else 1)
+    assert answer["is_healthy"] == all(check["status"] != "problem" for check in checks.values())
+
+
+def test_version_is_printed() -> None:
+    assert run_well("--version").stdout.strip()

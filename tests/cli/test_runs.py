@@ -1,0 +1,120 @@
+"""Whole runs of the commands on a tiny base."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from acfun.images import load_image
+from acfun.paths import mini_dir
+from acfun.style import Style
+from tests.cli.tools import draw, fit, run, run_well
+from tests.tiny import RESOLUTION
+
+WEIGHTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder")
+needs_weights = pytest.mark.skipif(
+    not all((mini_dir() / part / "config.json").is_file() for part in WEIGHTS),
+    reason="the embedded base has no weights",
+)
+
+
+def test_fit_writes_a_style_and_its_run_folder(folder: Path, tmp_path: Path) -> None:
+    run_dir, output = tmp_path / "run", tmp_path / "style.safetensors"
+    result = fit(folder, output, "--run-dir", run_dir, "--preview-every", 1, "--checkpoint-every", 2, "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["style"], answer["steps"], answer["is_complete"]) == (str(output), 2, True)
+    assert Style.load(output).config["max_steps"] == 2
+    names = {path.name for path in run_dir.iterdir()}
+    assert {"config.toml", "fit.safetensors", "preview_00001.png", "preview_00002.png"} <= names
+    before = output.read_bytes()
+    again = fit(folder, output, "--run-dir", run_dir, "--preview-every", 1, "--checkpoint-every", 2, "--resume")
+    assert again.exit_code == 0, again.stderr
+    assert output.read_bytes() == before
+
+
+def test_a_dry_run_prints_the_config_and_fits_nothing(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "style.safetensors"
+    result = fit(folder, output, "--dry-run", "--json", "--seed", 7)
+    answer = json.loads(result.stdout)
+    assert (answer["seed"], answer["max_steps"], answer["framing"], answer["shape_weight"]) == (7, 2, "whole", 0.0)
+    assert not output.exists()
+
+
+def test_stylize_fits_once_and_then_recalls(folder: Path, cache: Path, tmp_path: Path) -> None:
+    output, sheet = tmp_path / "out.png", tmp_path / "sheet.png"
+    arguments = (
+        "--style",
+        folder / "style.png",
+        "-o",
+        output,
+        "--sheet",
+        sheet,
+        "--faces",
+        "whole",
+        "--steps",
+        3,
+        "--json",
+    )
+    fitting = ("--base", folder / "base", "--config", folder / "fit.toml")
+    first = json.loads(run_well("stylize", folder / "photo.png", *arguments, *fitting).stdout)
+    assert (first["is_cached"], first["outputs"]) == (False, [str(output), str(sheet)])
+    assert load_image(output).size == load_image(folder / "photo.png").size
+    assert len(list((cache / "styles").glob("*.safetensors"))) == 1
+    before = output.read_bytes()
+    second = json.loads(run_well("stylize", folder / "photo.png", *arguments, *fitting).stdout)
+    assert second["is_cached"]
+    assert output.read_bytes() == before
+    run_well("stylize", folder / "photo.png", *arguments, *fitting, "--max-steps", 1)
+    assert len(list((cache / "styles").glob("*.safetensors"))) == 2
+
+
+def test_apply_paints_what_it_can_and_names_the_rest(folder: Path, style: Path, tmp_path: Path) -> None:
+    photos = (folder / "photo.png", tmp_path / "absent.png")
+    result = run("apply", style, *photos, "-o", tmp_path / "out", "--faces", "whole", "--steps", 3, "--json")
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert answer["failed"] == [str(photos[1])]
+    assert answer["outputs"][str(photos[0])] == [str(tmp_path / "out" / "photo.png")]
+    assert "absent.png" in result.stderr
+    assert load_image(tmp_path / "out" / "photo.png").size == (90, 60)
+
+
+def test_apply_writes_portraits(folder: Path, style: Path, tmp_path: Path) -> None:
+    run_well("apply", style, folder / "photo.png", "-o", tmp_path, "--faces", "whole", "--portrait", "--steps", 3)
+    assert load_image(tmp_path / "photo.png").size == (RESOLUTION, RESOLUTION)
+
+
+def test_generate_numbers_several_pictures(style: Path, tmp_path: Path) -> None:
+    arguments = ("generate", "a photo of a man", "-o", tmp_path / "man.png", "--count", 2, "--steps", 3, "--json")
+    answer = json.loads(run_well(*arguments, "--style", style).stdout)
+    assert answer["outputs"] == [str(tmp_path / "man-1.png"), str(tmp_path / "man-2.png")]
+    first, second = (Path(path).read_bytes() for path in answer["outputs"])
+    assert first != second
+    run_well(*arguments, "--style", style)
+    assert Path(answer["outputs"][0]).read_bytes() == first
+
+
+def test_show_prints_the_metadata(style: Path) -> None:
+    described = json.loads(run_well("show", style, "--json").stdout)
+    assert described["format"] == "acfun-style"
+    assert described["bytes"] == style.stat().st_size
+    text = run_well("show", style).stdout
+    assert described["base_fingerprint"] in text
+    assert "max_steps: 2" in text
+
+
+@needs_weights
+@pytest.mark.slow
+def test_stylize_the_astronaut(tmp_path: Path) -> None:
+    from skimage.data import astronaut
+
+    Image.fromarray(astronaut()).save(tmp_path / "astronaut.png")
+    arguments = ("--style", draw(tmp_path / "style.png", 1, (300, 300)), "-o", tmp_path / "out.png", "--max-steps", 5)
+    answer = json.loads(run_well("stylize", tmp_path / "astronaut.png", *arguments, "--json").stdout)
+    assert answer["num_faces"] == 1
+    change = np.asarray(load_image(tmp_path / "out.png")).astype(int) - astronaut()
+    assert np.abs(change[60:160, 180:260]).mean() > 2
+    assert np.abs(change[400:]).max() == 0

@@ -1,0 +1,43 @@
+"""Running commands in this process, and pictures for them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from acfun.cli import app
+
+
+def run(*arguments: object) -> Result:
+    """The result of a command line, whatever its exit code."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run_well(*arguments: object) -> Result:
+    """The result of a command line that must end with 0."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (90, 60)) -> Path:
+    """Write a picture of coloured patches, (width, height) pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def fit(folder: Path, output: Path, *arguments: object) -> Result:
+    """Fit the folder's style to its photograph, both taken whole."""
+    common = (
+        "--face",
+        folder / "photo.png",
+        "--faces",
+        "whole",
+        "--base",
+        folder / "base",
+        "--config",
+        folder / "fit.toml",
+    )
+    return run("fit", folder / "style.png", "-o", output, *common, *arguments)

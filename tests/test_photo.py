@@ -1,0 +1,132 @@
+"""From photograph to picture: whole and cut portraits, several faces, identity guide, on the tiny base."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from acfun.errors import NoFaceFoundError
+from acfun.face.align import transform_points
+from acfun.face.finder import Face, FaceFinder
+from acfun.fit_prepare import place_mean_face
+from acfun.images import pil_to_tensor
+from acfun.photo import build_identity_guide, build_sheet, choose_faces, cut_portraits, stylize_photo, stylize_portraits
+from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from tests.tiny import RESOLUTION, make_tiny_base
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def pipe() -> FaceStylizationPipeline:
+    return FaceStylizationPipeline.from_base(make_tiny_base())
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((200, 120), Image.Resampling.BICUBIC)
+
+
+def place_face(left: float, top: float, size: float) -> Face:
+    """A frontal face whose canonical crop is the square at (left, top)."""
+    landmarks = place_mean_face(1000) * (size / 1000) + torch.tensor([left, top])
+    low, high = landmarks.amin(0).tolist(), landmarks.amax(0).tolist()
+    return Face((low[0], low[1], high[0], high[1]), landmarks, 1.0)
+
+
+def sampling(**options: Any) -> Any:
+    return {"generator": torch.Generator().manual_seed(0), "num_inference_steps": STEPS, **options}
+
+
+def test_a_whole_picture_keeps_its_size(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+    result = stylize_photo(pipe, photo, [], **sampling())
+    assert result.size == photo.size
+    assert not np.array_equal(np.asarray(result), np.asarray(photo))
+
+
+def test_only_the_neighbourhood_of_the_faces_changes(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+    faces = [place_face(10, 20, 60), place_face(120, 30, 50)]
+    before = np.asarray(photo).astype(int)
+    change = np.abs(np.asarray(stylize_photo(pipe, photo, faces, **sampling())).astype(int) - before).max(-1)
+    assert change[30:70, 20:60].mean() > 1
+    assert change[40:70, 130:160].mean() > 1
+    assert change[:, 75:115].max() == 0
+    assert change[95:].max() == 0
+
+
+def test_the_order_of_the_faces_is_that_of_the_portraits(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+    faces = [place_face(10, 20, 60), place_face(120, 30, 50)]
+    both = stylize_portraits(pipe, photo, faces, **sampling())
+    first = stylize_portraits(pipe, photo, faces[:1], **sampling())
+    assert [picture.size for picture in both] == [(RESOLUTION, RESOLUTION)] * 2
+    assert both[0].tobytes() == first[0].tobytes()
+    assert both[0].tobytes() != both[1].tobytes()
+
+
+def test_a_cut_portrait_has_its_landmarks_in_the_canonical_place(photo: Image.Image) -> None:
+    (portrait,) = cut_portraits(photo, [place_face(30, 10, 80)], RESOLUTION)
+    assert portrait.image.shape == (1, 3, RESOLUTION, RESOLUTION)
+    assert portrait.image.abs().max() <= 1
+    torch.testing.assert_close(portrait.landmarks[0], place_mean_face(RESOLUTION), atol=1e-2, rtol=0)
+    assert portrait.transform is not None
+    face = place_face(30, 10, 80).landmarks[None]
+    torch.testing.assert_close(transform_points(face, portrait.transform), portrait.landmarks)
+
+
+def test_without_faces_the_whole_picture_is_the_portrait(photo: Image.Image) -> None:
+    (portrait,) = cut_portraits(photo, [], RESOLUTION)
+    assert portrait.transform is None
+    assert portrait.image.shape == (1, 3, RESOLUTION, RESOLUTION)
+    assert abs(float(portrait.image.mean()) - float(pil_to_tensor(photo).mean())) < 0.05
+    assert choose_faces(photo, "whole") == []
+
+
+def test_no_face_is_told_with_its_remedy(photo: Image.Image) -> None:
+    finder = FaceFinder().eval()
+    with torch.no_grad():
+        finder.detector.load_state_dict({k: torch.zeros_like(v) for k, v in finder.detector.state_dict().items()})
+    with pytest.raises(NoFaceFoundError, match=r"200x120 px.*both eyes"):
+        choose_faces(photo, "all", finder)
+
+
+def encode_identity(crops: Tensor) -> Tensor:
+    """Mean colour of the crop as a direction."""
+    return torch.nn.functional.normalize(crops.mean((2, 3)) + 2, dim=1)
+
+
+def test_the_identity_guide_measures_zero_on_the_person_and_has_a_gradient() -> None:
+    landmarks = place_mean_face(RESOLUTION)[None]
+    faces = torch.rand(2, 3, RESOLUTION, RESOLUTION) * 2 - 1
+    measure = build_identity_guide(encode_identity, landmarks, faces)
+    assert float(measure(faces)) == pytest.approx(0, abs=1e-6)
+    other = (-faces).requires_grad_()
+    distance = measure(other)
+    (gradient,) = torch.autograd.grad(distance, other)
+    assert float(distance.detach()) > 0
+    assert float(gradient.abs().sum()) > 0
+
+
+def test_identity_scale_changes_the_picture_and_the_guide_is_taken_away(
+    pipe: FaceStylizationPipeline, photo: Image.Image
+) -> None:
+    plain = stylize_photo(pipe, photo, [], **sampling())
+    guided = stylize_photo(pipe, photo, [], encode_identity=encode_identity, **sampling(identity_scale=2.0))
+    assert plain.tobytes() != guided.tobytes()
+    with pytest.raises(ValueError, match="set_identity_guide"):
+        stylize_photo(pipe, photo, [], **sampling(identity_scale=2.0))
+
+
+def test_the_same_seed_gives_the_same_picture(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+    first, second = (stylize_photo(pipe, photo, [], **sampling(invert_face=False)) for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+
+
+def test_the_sheet_shows_three_pictures(photo: Image.Image, tmp_path: Path) -> None:
+    sheet = build_sheet(photo, photo, photo)
+    assert sheet.width > 3 * photo.width
+    assert sheet.height > photo.height
