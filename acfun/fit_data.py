@@ -104,7 +104,7 @@ class FitData:
 
 
 def build_style_patches(style: Portrait) -> PatchBank:
-    """Cut the style into colour patches, by region where a face was found; regions too small at a scale are left out."""
+    """Cut the style into colour patches, by region where it has a face; regions too small at a scale are left out."""
     levels = []
     for image, masks in _pyramid(style):
         patches = extract_patches(image)

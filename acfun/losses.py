@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors. Images are (B,3,H,W) in [-1,1]; latents are scaled as the UNet sees them.
 
-Notation (paper → here): x̂0 → pred_original_sample, z_t → noisy_latents, ε → noise, ᾱ → alphas_cumprod, ω_t → timestep_weights.
+Notation (paper → here): x̂0 → pred_original_sample, z_t → noisy_latents, ε → noise, ᾱ → alphas_cumprod,
+ω_t → timestep_weights.
 """
 
 from collections.abc import Sequence

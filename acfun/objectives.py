@@ -1,6 +1,6 @@
 """What a fit minimises: four objectives behind one interface.
 
-Each draws a batch of noised latents and turns the predicted clean latents into named losses; the weights share the names.
+Each draws a batch of noised latents and turns the predicted clean latents into named losses; weights share the names.
 
 `shared`      ACFun's imagery alignment loss as printed: one prediction is pulled to both images. Kept for the record.
 `two_target`  face and style are noised and predicted each by itself.

@@ -1,6 +1,6 @@
-"""Denoising and inverting latents with any noise scheduler of diffusers: one loop for previews, pipelines and sheets."""
+"""Denoising and inverting latents with any noise scheduler of diffusers: one loop for all that samples."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def denoise(
     timesteps: Iterable[Tensor],
     *,
     step_kwargs: dict[str, Any] | None = None,
-    on_step: OnStep | None = None,
+    on_steps: Sequence[OnStep] = (),
 ) -> Tensor:
     """Run the scheduler over `timesteps`; returns latents (B,C,h,w).
 
@@ -55,13 +55,13 @@ def denoise(
         latents: (B,C,h,w) at the noise level of the first timestep.
         timesteps: () each, of those that were set; the run ends where they do.
         step_kwargs: passed to `scheduler.step` (generator, eta).
-        on_step: called after each step.
+        on_steps: called one after the other after each step.
     """
     for index, timestep in enumerate(timesteps):
         model_pred = predict(scheduler.scale_model_input(latents, timestep), timestep)
         output = scheduler.step(model_pred, timestep, latents, **(step_kwargs or {}))
         latents = output.prev_sample
-        if on_step is not None:
+        for on_step in on_steps:
             latents = on_step(index, timestep, latents, getattr(output, "pred_original_sample", None))
     return latents
 
@@ -94,24 +94,31 @@ def invert(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor)
     return latents
 
 
-def pull(
-    latents: Tensor, pred_original_sample: Tensor | None, measure: Callable[[Tensor], Tensor], scale: float
-) -> Tensor:
-    """Move latents (B,C,h,w) by `scale` against the gradient of a distance.
+def find_noise(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor) -> Tensor:
+    """The noise (B,C,h,w) that `add_noise` needs for `denoise` to return to `latents`; arguments as in `invert`."""
+    inverted = invert(predict, scheduler, latents, timesteps)
+    alpha = scheduler.alphas_cumprod.to(latents)[timesteps[0].round().long()]
+    return (inverted - alpha.sqrt() * latents) / (1 - alpha).sqrt()
+
+
+def build_pull(measure: Callable[[Tensor], Tensor], scale: float) -> OnStep:
+    """For `denoise`: moves the latents of each sample by `scale` against the gradient of a distance.
 
     Args:
-        latents: noisy, after a step.
-        pred_original_sample: (B,C,h,w), what the step took the clean latents to be.
         measure: clean latents (B,C,h,w) → distance (), differentiable.
-        scale: length of the move of each sample.
+        scale: length of the move.
 
-    Raises:
-        ValueError: the scheduler predicts no clean latents.
+    Returns:
+        A function that raises ValueError where the scheduler predicts no clean latents.
     """
-    if pred_original_sample is None:
-        raise ValueError("this scheduler gives no pred_original_sample to measure; use another one, such as DDIM")
-    with torch.enable_grad():
-        clean = pred_original_sample.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(measure(clean), clean)
-    length = grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
-    return latents - scale * grad / length
+
+    def pull(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor | None) -> Tensor:
+        if pred_original_sample is None:
+            raise ValueError("this scheduler gives no pred_original_sample to measure; use another one, such as DDIM")
+        with torch.enable_grad():
+            clean = pred_original_sample.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(measure(clean), clean)
+        length = grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
+        return latents - scale * grad / length
+
+    return pull

@@ -1,10 +1,8 @@
 """`FaceStylizationPipeline`: Stable Diffusion with a fitted style in it, painting a given face."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
@@ -13,20 +11,18 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
-from PIL import Image
 from torch import Tensor
 
-from acfun.base import Base, assemble_base, encode_tokens, tokenize
+from acfun.base import Base, assemble_base
 from acfun.base.vae_features import decode_latents, encode_latents
-from acfun.images import pil_to_tensor, resize
-from acfun.sampling import denoise, invert, pull, select_timesteps
+from acfun.conditioning import Faces, build_callback, encode_prompts, pair, predict_guided, prepare_faces, scaled
+from acfun.sampling import OnStep, build_pull, denoise, find_noise, select_timesteps
 from acfun.style import Style
 from acfun.style_model import StyleModel
 
 DEFAULT_PROMPT = "a painting of a person"
 BARE_PROMPT = "a photo"
 
-Faces = Image.Image | Sequence[Image.Image] | Tensor
 IdentityGuide = Callable[[Tensor], Tensor]
 """Decoded images (B,3,H,W) in [-1,1] → how far each is from the person (), differentiable."""
 
@@ -67,11 +63,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
-        """Build the pipeline around the modules of another one, as diffusers does.
-
-        Raises:
-            RuntimeError: a style is loaded in the other pipeline, and so in the modules.
-        """
+        """Build the pipeline around another one's modules, as diffusers does; RuntimeError while a style is in them."""
         if isinstance(pipeline, FaceStylizationPipeline):
             pipeline._require_no_style("from_pipe")
         pipe: Self = super().from_pipe(pipeline, **kwargs)
@@ -94,11 +86,6 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
                 scheduler=DDIMScheduler.from_config(self.scheduler.config),
             )
         return replace(self._base, unet=self.unet, vae=self.vae, text_encoder=self.text_encoder)
-
-    @property
-    def style_model(self) -> StyleModel | None:
-        """The style in the pipeline, or None."""
-        return self._style_model
 
     def load_style(self, style: Style | str | Path) -> None:
         """Put a style in; one that is already there is taken out first.
@@ -133,11 +120,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         return self
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save the base, as diffusers does.
-
-        Raises:
-            RuntimeError: a style is loaded; a folder saved now could not be read back.
-        """
+        """Save the base, as diffusers does; RuntimeError while a style is in it."""
         self._require_no_style("save_pretrained")
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -166,8 +149,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         try:
             super().enable_xformers_memory_efficient_attention(attention_op)
         except (ImportError, ValueError, RuntimeError) as error:
-            reason = str(error).strip()
-            warnings.warn(f"attention stays with torch's own; xformers cannot be used: {reason}", stacklevel=2)
+            warnings.warn(f"attention stays with torch's own; xformers cannot be used: {error}", stacklevel=2)
 
     @torch.no_grad()
     def __call__(
@@ -227,49 +209,39 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_arguments(face, latents, identity_scale, callback_on_step_end_tensor_inputs)
-        faces = None if face is None else self._prepare_faces(face)
-        texts = [prompt or DEFAULT_PROMPT] if prompt is None or isinstance(prompt, str) else list(prompt)
-        count = len(texts) if faces is None else max(len(texts), len(faces))
-        prompts = _repeat(texts, count, num_images_per_prompt, "prompts")
-        negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
-        negatives = _repeat(negatives, count, num_images_per_prompt, "negative prompts")
-        added = self._encode_ip_adapter(ip_adapter_image, len(prompts), guidance_scale > 1)
+        faces = None if face is None else prepare_faces(face, self.base.resolution).to(self._execution_device)
+        texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)
+        image_embeds = self._encode_images(ip_adapter_image, len(texts), guidance_scale > 1)
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
-        guide = None
+        on_steps: list[OnStep] = []
         if faces is None:
-            latents = self._draw_latents(latents, len(prompts), generator)
+            latents = self._draw_latents(latents, len(texts), generator)
         else:
-            faces = torch.stack(_repeat(list(faces), count, num_images_per_prompt, "faces"))
-            guide = self._build_identity_guide(faces) if self._build_identity_guide and identity_scale > 0 else None
-            latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, added=added)
+            latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
+        if faces is not None and self._build_identity_guide is not None and identity_scale > 0:
+            guide = self._build_identity_guide(faces)
+            on_steps.append(build_pull(lambda clean: guide(decode_latents(self.vae, clean)), identity_scale))
         # Callbacks of diffusers read and set these.
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
-        with self._scaled(style_scale, structure_scale, color_scale):
-            embeds = self._encode_prompts(prompts, negatives if guidance_scale > 1 else None)
+        scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
+        with scaled(self._style_model, **scales):
+            embeds = encode_prompts(self, self._style_model, texts, negatives if guidance_scale > 1 else None)
+            if callback_on_step_end is not None:
+                names = callback_on_step_end_tensor_inputs
+                on_steps.append(build_callback(callback_on_step_end, self, embeds, names))
 
-            def on_step(index: int, timestep: Tensor, current: Tensor, clean: Tensor | None) -> Tensor:
-                if guide is not None:
-                    current = pull(current, clean, lambda part: guide(decode_latents(self.vae, part)), identity_scale)
-                if callback_on_step_end is None:
-                    return current
-                tensors = embeds | {"latents": current}
-                given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                changed = callback_on_step_end(self, index, timestep, given)
-                embeds.update({name: changed[name] for name in embeds.keys() & changed.keys()})
-                return changed.get("latents", current)
+            def predict(current: Tensor, timestep: Tensor) -> Tensor:
+                hidden, scale = embeds["prompt_embeds"], self._guidance_scale
+                return predict_guided(self.unet, current, timestep, hidden, scale, image_embeds, cross_attention_kwargs)
 
-            latents = denoise(
-                partial(self._predict, embeds, added, cross_attention_kwargs),
-                self.scheduler,
-                latents,
-                takewhile(lambda _: not self._interrupt, timesteps),
-                step_kwargs=self.prepare_extra_step_kwargs(generator, eta),
-                on_step=on_step,
-            )
-        images = self._decode(latents, output_type)
+            steps = takewhile(lambda _: not self._interrupt, timesteps)
+            step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+            latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_steps=on_steps)
+        if output_type != "latent":
+            latents = self.image_processor.postprocess(decode_latents(self.vae, latents), output_type=output_type)
         self.maybe_free_model_hooks()
-        return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None)
+        return StableDiffusionPipelineOutput(images=latents, nsfw_content_detected=None)
 
     def _check_arguments(
         self, face: Faces | None, latents: Tensor | None, identity_scale: float, tensor_inputs: Sequence[str]
@@ -277,102 +249,27 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if face is not None and latents is not None:
             raise ValueError("latents and face exclude each other: the face decides where the painting starts")
         if identity_scale > 0 and (face is None or self._build_identity_guide is None):
-            raise ValueError(
-                "identity_scale > 0 needs a face and an identity encoder: pass face=… and call set_identity_guide()"
-            )
+            raise ValueError("identity_scale > 0 needs a face and an identity encoder: call set_identity_guide() too")
         if unknown := set(tensor_inputs) - set(self._callback_tensor_inputs):
+            known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(
-                f"callback_on_step_end_tensor_inputs has {', '.join(sorted(unknown))}; choose from "
-                f"{', '.join(self._callback_tensor_inputs)}"
+                f"callback_on_step_end_tensor_inputs has {', '.join(sorted(unknown))}; choose from {known}"
             )
 
     def _require_no_style(self, action: str) -> None:
         """Refuse what a style in the modules would spoil; and note the base's fingerprint while it can be taken."""
         if self._style_model is not None:
-            raise RuntimeError(
-                f"{action}: a style is loaded; call unload_style() first (Style.save() keeps a style), and load_style() "
-                "again afterwards"
-            )
+            raise RuntimeError(f"{action}: a style is loaded; call unload_style() first, and load_style() afterwards")
         _ = self.base
 
-    def _prepare_faces(self, face: Faces) -> Tensor:
-        size = self.base.resolution
-        pictures = face if isinstance(face, Tensor) else [face] if isinstance(face, Image.Image) else list(face)
-        if isinstance(pictures, Tensor):
-            pixel_values = pictures
-        else:
-            pixel_values = torch.cat([resize(pil_to_tensor(picture), size) for picture in pictures])
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-            raise ValueError(f"face has shape {tuple(pixel_values.shape)}: (B,3,H,W) in [-1,1] or pictures are needed")
-        if pixel_values.shape[-2:] != (size, size):
-            pixel_values = resize(pixel_values, size)
-        return pixel_values.to(self._execution_device, torch.float32)
-
-    @contextmanager
-    def _scaled(self, style_scale: float, structure_scale: float, color_scale: float) -> Iterator[None]:
-        model = self._style_model
-        if model is None:
-            yield
-            return
-        model.set_scale(
-            abstract=style_scale,
-            encoder=style_scale * color_scale,
-            middle=style_scale,
-            decoder=style_scale * structure_scale,
-        )
-        try:
-            yield
-        finally:
-            model.set_scale(abstract=1.0, encoder=1.0, middle=1.0, decoder=1.0)
-
-    def _encode_prompts(self, prompts: list[str], negatives: list[str] | None) -> dict[str, Tensor]:
-        """As in diffusers: `prompt_embeds` (B,T,D), with guidance after `negative_prompt_embeds` (B,T,D): (2B,T,D)."""
-        model, tokenizer = self._style_model, self.tokenizer
-        if model is None or model.token is None:
-            embeds = self._encode_texts(prompts, tokenizer)
-        else:
-            tokenizer = model.token.tokenizer
-            embeds = self._encode_texts([_name_style(model, text) for text in prompts], tokenizer)
-        embeds = embeds if model is None else model.fuse(embeds)
-        if negatives is None:
-            return {"prompt_embeds": embeds}
-        negative_embeds = self._encode_texts(negatives, tokenizer)
-        return {"prompt_embeds": torch.cat([negative_embeds, embeds]), "negative_prompt_embeds": negative_embeds}
-
-    def _encode_texts(self, texts: list[str], tokenizer: Any) -> Tensor:
-        return encode_tokens(self.text_encoder, tokenize(tokenizer, self.maybe_convert_prompt(texts, tokenizer)))
-
-    def _encode_ip_adapter(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
+    def _encode_images(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
+        """For loaded IP-Adapters, one tensor each."""
         if image is None:
             return None
         embeds: list[Tensor] = self.prepare_ip_adapter_image_embeds(
             image, None, self._execution_device, count, use_guidance
         )
         return embeds
-
-    def _predict(
-        self,
-        embeds: dict[str, Tensor],
-        image_embeds: list[Tensor] | None,
-        cross_attention_kwargs: dict[str, Any] | None,
-        latents: Tensor,
-        timestep: Tensor,
-    ) -> Tensor:
-        """The UNet's prediction (B,C,h,w), guided where there are twice as many prompt embeddings as latents."""
-        hidden = embeds["prompt_embeds"].to(self.unet.dtype)
-        sample = torch.cat([latents, latents]) if len(hidden) == 2 * len(latents) else latents
-        output: Tensor = self.unet(
-            sample.to(self.unet.dtype),
-            timestep,
-            encoder_hidden_states=hidden,
-            added_cond_kwargs=None if image_embeds is None else {"image_embeds": image_embeds},
-            cross_attention_kwargs=cross_attention_kwargs,
-            return_dict=False,
-        )[0].to(latents.dtype)
-        if len(output) == len(latents):
-            return output
-        negative, positive = output.chunk(2)
-        return negative + self._guidance_scale * (positive - negative)
 
     def _draw_latents(self, latents: Tensor | None, count: int, generator: Any) -> Tensor:
         size, channels = self.base.resolution, self.unet.config.in_channels
@@ -382,43 +279,23 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         return drawn
 
     def _noise_faces(
-        self, faces: Tensor, timesteps: Tensor, generator: Any, *, invert_face: bool, added: list[Tensor] | None
+        self, faces: Tensor, timesteps: Tensor, generator: Any, *, invert_face: bool, image_embeds: list[Tensor] | None
     ) -> Tensor:
-        """Latents (B,C,h,w) of the faces at the first timestep."""
+        """Latents (B,C,h,w) of the faces at the first timestep; inverted ones lead the bare base back to the faces."""
         latents = encode_latents(self.vae, faces)
         if invert_face:
-            noise = self._find_noise(latents, timesteps, added)
+            no_image = (
+                None if image_embeds is None else [torch.zeros_like(part[-len(faces) :]) for part in image_embeds]
+            )
+            embeds = encode_prompts(self, None, [BARE_PROMPT] * len(faces), None)["prompt_embeds"]
+
+            def predict(current: Tensor, timestep: Tensor) -> Tensor:
+                return predict_guided(self.unet, current, timestep, embeds, 1.0, no_image)
+
+            with scaled(self._style_model, style_scale=0.0):
+                noise = find_noise(predict, self.base.scheduler, latents, timesteps)
         else:
             noise = self._draw_latents(None, len(faces), generator) / self.scheduler.init_noise_sigma
+        # Schedulers differ in how they scale noisy latents.
         noised: Tensor = self.scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(faces)))
         return noised
-
-    def _find_noise(self, latents: Tensor, timesteps: Tensor, added: list[Tensor] | None) -> Tensor:
-        """The noise that, added to the latents for the first timestep, makes the bare base return to them."""
-        image_embeds = None if added is None else [torch.zeros_like(part[-len(latents) :]) for part in added]
-        scheduler = self.base.scheduler
-        with self._scaled(0.0, 0.0, 0.0):
-            embeds = self._encode_texts([BARE_PROMPT], self.tokenizer).expand(len(latents), -1, -1)
-            predict = partial(self._predict, {"prompt_embeds": embeds}, image_embeds, None)
-            inverted = invert(predict, scheduler, latents, timesteps)
-        alpha = scheduler.alphas_cumprod[timesteps[0].round().long().cpu()].to(latents)
-        return (inverted - alpha.sqrt() * latents) / (1 - alpha).sqrt()
-
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
-        if output_type == "latent":
-            return latents
-        return self.image_processor.postprocess(decode_latents(self.vae, latents), output_type=output_type)
-
-
-def _repeat(values: list[Any], count: int, times: int, name: str) -> list[Any]:
-    """One value for all, or one each, every one `times` times in a row."""
-    if len(values) not in {1, count}:
-        raise ValueError(f"{len(values)} {name} for {count} prompts or faces: give one, or one each")
-    return [value for value in (values * count)[:count] for _ in range(times)]
-
-
-def _name_style(model: StyleModel, text: str) -> str:
-    """The prompt with the style's pseudo-word in it, once for each of its vectors."""
-    assert model.token is not None
-    placeholder = model.token.tokens[0]
-    return model.token.expand(text if placeholder in text else f"{text} in {placeholder} style")

@@ -26,6 +26,7 @@ FLOORS = {
     "acfun.style": 3,
     "acfun.style_architecture": 3,
     "acfun.style_model": 3,
+    "acfun.conditioning": 3,
     "acfun.sampling": 3,
     "acfun.fit": 4,
     "acfun.fit_checkpoint": 4,

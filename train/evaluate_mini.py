@@ -2,14 +2,15 @@
 
 `python -m train.evaluate_mini --base acfun/base/mini --data SHARDS --held-out SHARDS --output RUN`
 
-The attribute probe is a small convolutional network trained here on the training shards' labels; its own accuracy on held-out people is
-printed beside what it recovers from the samples, which it bounds.
+The attribute probe is a small convolutional network trained here on the training shards' labels; its own accuracy on
+held-out people is printed beside what it recovers from the samples, which it bounds.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,24 @@ class Attribute:
     values: tuple[str, ...]
 
 
+MEDIA = {
+    "photo": "",
+    "pencil": "pencil",
+    "charcoal": "charcoal",
+    "watercolour": "watercolour",
+    "oil painting": "oil",
+    "cartoon": "cartoon",
+    "mosaic": "mosaic",
+    "woodcut": "woodcut",
+    "duotone": "duotone",
+    "caricature": "caricature",
+}
+HAIR = {"dark hair": "dark", "black hair": "dark", "blond hair": "blond", "grey hair": "grey", "bald": "bald"}
 ATTRIBUTES = (
     Attribute("gender", ("woman", "man"), ("woman", "man")),
-    Attribute("medium", ("photo", "pencil", "charcoal", "watercolour", "oil painting", "cartoon", "mosaic", "woodcut", "duotone", "caricature"),
-              ("", "pencil", "charcoal", "watercolour", "oil", "cartoon", "mosaic", "woodcut", "duotone", "caricature")),
-    Attribute("hair", ("dark hair", "black hair", "blond hair", "grey hair", "bald"), ("dark", "dark", "blond", "grey", "bald")),
-)  # fmt: skip
+    Attribute("medium", tuple(MEDIA), tuple(MEDIA.values())),
+    Attribute("hair", tuple(HAIR), tuple(HAIR.values())),
+)
 
 
 def read_label(attribute: Attribute, label: dict[str, object]) -> str | None:
@@ -93,9 +106,11 @@ class Probe(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = [3, width, 2 * width, 4 * width, 4 * width]
-        for inner, outer in zip(channels, channels[1:], strict=False):
+        for inner, outer in pairwise(channels):
             layers += [nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(16 * width, classes))
+        self.layers = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(16 * width, classes)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B,K) of images (B,3,64,64) in [-1,1]."""
@@ -105,7 +120,9 @@ class Probe(nn.Module):
 
 def load_small(data: pretraining.Shards) -> Tensor:
     """All images at the probe's size, (N,3,64,64)."""
-    parts = [F.interpolate(data.pixel_values(part), PROBE_SIZE, mode="area") for part in torch.arange(len(data)).split(64)]
+    parts = [
+        F.interpolate(data.pixel_values(part), PROBE_SIZE, mode="area") for part in torch.arange(len(data)).split(64)
+    ]
     return torch.cat(parts)
 
 
@@ -120,7 +137,9 @@ def train_probe(images: Tensor, targets: Tensor, classes: int, generator: torch.
         indices = torch.randint(len(images), (64,), generator=generator)
         batch = images[indices]
         batch = torch.where(torch.rand(64, 1, 1, 1, generator=generator) < 0.5, batch, batch.flip(3))
-        loss = F.cross_entropy(probe(batch + 0.05 * torch.randn(batch.shape, generator=generator)), targets[indices], weights)
+        loss = F.cross_entropy(
+            probe(batch + 0.05 * torch.randn(batch.shape, generator=generator)), targets[indices], weights
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -164,24 +183,47 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     labels, held_labels = (json.loads((folder / LABELS_FILE).read_text()) for folder in (args.data, args.held_out))
     photos = [index for index, label in enumerate(held_labels) if not label["renderer"]]
     renderings = [index for index, label in enumerate(held_labels) if label["renderer"]]
-    figures = {"psnr_photos": compute_psnr(base.vae, held_out, photos), "psnr_renderings": compute_psnr(base.vae, held_out, renderings)}
-    rounds = [sample_captions(base, CAPTIONS, args.guidance_scale, args.steps, args.seed + turn) for turn in range(SAMPLES_PER_CAPTION)]
+    figures = {
+        "psnr_photos": compute_psnr(base.vae, held_out, photos),
+        "psnr_renderings": compute_psnr(base.vae, held_out, renderings),
+    }
+    rounds = [
+        sample_captions(base, CAPTIONS, args.guidance_scale, args.steps, args.seed + turn)
+        for turn in range(SAMPLES_PER_CAPTION)
+    ]
     args.output.mkdir(parents=True, exist_ok=True)
     sheet = [tensor_to_pil(image) for image in rounds[0]]
-    save_image(contact_sheet(sheet, 5, [caption.removeprefix("a ") for caption in CAPTIONS]), args.output / "captions.png")
+    save_image(
+        contact_sheet(sheet, 5, [caption.removeprefix("a ") for caption in CAPTIONS]), args.output / "captions.png"
+    )
     small, held_small = load_small(data), load_small(held_out)
     samples = [F.interpolate(images, PROBE_SIZE, mode="area") for images in rounds]
     for attribute in ATTRIBUTES:
         values = sorted(set(attribute.values))
-        known = [(i, values.index(value)) for i, label in enumerate(labels) if (value := read_label(attribute, label)) is not None]
+        known = [
+            (i, values.index(value))
+            for i, label in enumerate(labels)
+            if (value := read_label(attribute, label)) is not None
+        ]
         indices, targets = (torch.tensor(column) for column in zip(*known, strict=True))
         probe = train_probe(small[indices], targets, len(values), generator)
         with torch.no_grad():
-            tested = [(i, values.index(value)) for i, label in enumerate(held_labels) if (value := read_label(attribute, label)) is not None]
+            tested = [
+                (i, values.index(value))
+                for i, label in enumerate(held_labels)
+                if (value := read_label(attribute, label)) is not None
+            ]
             own = [int(probe(held_small[i : i + 1]).argmax()) == target for i, target in tested]
-            wanted = [(i, values.index(value)) for i, caption in enumerate(CAPTIONS) if (value := find_wanted(attribute, caption)) is not None]
+            wanted = [
+                (i, values.index(value))
+                for i, caption in enumerate(CAPTIONS)
+                if (value := find_wanted(attribute, caption)) is not None
+            ]
             recovered = [int(probe(images[i : i + 1]).argmax()) == target for images in samples for i, target in wanted]
-        figures |= {f"probe_{attribute.name}": float(np.mean(own)), f"recovered_{attribute.name}": float(np.mean(recovered))}
+        figures |= {
+            f"probe_{attribute.name}": float(np.mean(own)),
+            f"recovered_{attribute.name}": float(np.mean(recovered)),
+        }
     return figures
 
 

@@ -1,7 +1,10 @@
 """Fit a style with accelerate, on one process or several: only the main one shows, writes and saves.
 
-    accelerate launch --cpu --num_processes 2 train/fit_style.py --config train/configs/fit_mini_cpu.toml \\
-        --style STYLE.png --face PHOTO.jpg --output STYLE.safetensors --run-dir RUN [--resume]
+    accelerate launch train/fit_style.py --config train/configs/fit_mini_cpu.toml --style STYLE.png \\
+        --face PHOTO.jpg --output STYLE.safetensors --run-dir RUN [--resume]
+
+Several processes, on GPUs or on the CPU, are started with `--multi_gpu --num_processes 2`; `--cpu --num_processes 2` is
+read by accelerate as one process.
 """
 
 import argparse
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit(options: argparse.Namespace) -> int:
     """Run the fit on every process and save the style on the main one."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from acfun.commands.fit import INTERRUPTED, check_style_path
     from acfun.config import FitConfig, dump_toml, load_config
@@ -58,11 +61,16 @@ def fit(options: argparse.Namespace) -> int:
     from accelerate import PartialState
     from rich.console import Console
 
+    from acfun.devices import select_device
     from acfun.fit import fit_style
     from acfun.progress import FitReporter, start_run_dir
 
-    is_main = PartialState(cpu=config.device == "cpu").is_main_process
+    # With "auto" and no GPU, accelerate would take the processes for strangers.
+    config = replace(config, device=select_device(config.device).type)
+    state = PartialState(cpu=config.device == "cpu")
+    is_main = state.is_main_process
     if is_main:
+        print(f"{state.num_processes} process(es) on {config.device}", file=sys.stderr)
         start_run_dir(config)
     with FitReporter(config, Console(stderr=True), quiet=not is_main) as reporter:
         style = fit_style(config, report=reporter)

@@ -203,10 +203,9 @@ def train(args: argparse.Namespace, config: IdentityConfig) -> None:
     held_out = open_held_out(args.held_out)
     run = IdentityRun(config, open_bank(args.data), accelerator, args.init)
     state = pretraining.TrainState()
-    if args.fit_head:
+    is_resumed = args.resume and pretraining.load_checkpoint(args.output, state, generator, **run.parts())
+    if args.fit_head and not is_resumed:
         run.fit_head(generator)
-    if args.resume:
-        pretraining.load_checkpoint(args.output, state, generator, **run.parts())
     budget, stop = pretraining.Budget(args.minutes, state, args.max_steps), pretraining.catch_stop_signals()
     log, totals = pretraining.TrainLog(args.output, budget), defaultdict(list)
     report, save = pretraining.Interval(30), pretraining.Interval(args.save_every)

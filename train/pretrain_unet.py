@@ -1,9 +1,10 @@
 """Train the embedded base's UNet on captioned portraits, in the latent space of its VAE.
 
-`python -m train.pretrain_unet --config train/configs/unet_cpu.toml --base RUN_BASE --data SHARDS --held-out SHARDS --output RUN`
+    python -m train.pretrain_unet --config train/configs/unet_cpu.toml --base RUN_BASE --data SHARDS \
+        --held-out SHARDS --output RUN
 
-v-prediction (Salimans & Ho 2022), min-SNR weights (Hang et al. 2023), zero terminal SNR (Lin et al. 2024). `--base` holds `vae`,
-`text_encoder` and `tokenizer`; the latents are encoded once and kept in the run folder.
+v-prediction (Salimans & Ho 2022), min-SNR weights (Hang et al. 2023), zero terminal SNR (Lin et al. 2024). `--base`
+holds `vae`, `text_encoder` and `tokenizer`; the latents are encoded once and kept in the run folder.
 """
 
 import argparse
@@ -252,7 +253,7 @@ class UnetRun:
 
 
 def train(args: argparse.Namespace, config: UnetConfig) -> None:
-    """Run until the budget ends, then export the averaged UNet as fp16 to `output/unet`, the schedule to `output/scheduler`."""
+    """Run until the budget ends, then export the averaged UNet as fp16 and the noise schedule."""
     accelerator = pretraining.build_accelerator(args.device, config.precision)
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)

@@ -1,13 +1,15 @@
 """Train the embedded base's VAE on portraits, photographs and renderings.
 
-`python train/pretrain_vae.py --config train/configs/vae_cpu.toml --data SHARDS --held-out SHARDS --output RUN --minutes 40 --resume`
+`python -m train.pretrain_vae --config train/configs/vae_cpu.toml --data SHARDS --held-out SHARDS --output RUN`
 
-Three terms, each starting when its time comes: pixels from the first step; perceptual, on features of the embedded identity
-encoder, from `perceptual_start`; a small patch discriminator from `adversarial_start` (Rombach et al. 2022, section 3.1).
+Three terms, each starting when its time comes: pixels from the first step; perceptual, on features of the embedded
+identity encoder, from `perceptual_start`; a small patch discriminator from `adversarial_start` (Rombach et al. 2022,
+https://arxiv.org/abs/2112.10752, section 3.1).
 """
 
 import argparse
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.nn import functional as F
 
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.config import load_config
+from acfun.face.identity import FeatureStages
 from train import pretraining
 
 
@@ -91,7 +94,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = [3, width, 2 * width, 4 * width]
-        for inner, outer in zip(channels, channels[1:], strict=False):
+        for inner, outer in pairwise(channels):
             layers += [nn.Conv2d(inner, outer, 4, 2, 1), nn.GroupNorm(8, outer), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, 1, 1))
 
@@ -123,7 +126,10 @@ class VaeTrainer(nn.Module):
 
 
 def compute_feature_distance(features: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """Mean squared distance of channel-normalised feature maps over the stages (LPIPS of Zhang et al. 2018 without its learnt weights)."""
+    """Mean squared distance of channel-normalised feature maps over the stages of (B,3,H,W) images in [-1,1].
+
+    LPIPS of Zhang et al. 2018, https://arxiv.org/abs/1801.03924, without its learnt weights.
+    """
     with torch.no_grad():
         wanted = features(target)
     distances = [
@@ -149,7 +155,7 @@ def sample_batch(data: pretraining.Shards, config: VaeConfig, progress: float, g
 
 
 def vary_colours(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Mix the channels of some images (B,3,H,W) at random, greys kept: paintings have colours that photographs of faces lack."""
+    """Mix the channels of some images (B,3,H,W), greys kept: paintings have colours that photographs of faces lack."""
     batch = len(images)
     mixing = torch.eye(3) * 1.4 + 0.5 * torch.randn((batch, 3, 3), generator=generator)
     mixing = mixing + (1 - mixing.sum(2, keepdim=True)) / 3
@@ -185,7 +191,11 @@ class VaeRun:
         self, config: VaeConfig, size: int, features: nn.Module | None, accelerator: Accelerator, start: Path | None
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        vae = build_vae(config, size) if start is None else AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32)
+        vae = (
+            build_vae(config, size)
+            if start is None
+            else AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32)
+        )
         self.vae = vae.to(memory_format=torch.channels_last)
         speed_up_group_norms(self.vae)
         self.discriminator = PatchDiscriminator()
@@ -257,12 +267,8 @@ def train(args: argparse.Namespace, config: VaeConfig) -> None:
     if config.use_compile:
         run.trainer.compile()
     budget, stop = pretraining.Budget(args.minutes, state, args.max_steps), pretraining.catch_stop_signals()
-    log, report, save, totals = (
-        pretraining.TrainLog(args.output, budget),
-        pretraining.Interval(30),
-        pretraining.Interval(180),
-        [],
-    )
+    log, report, save = pretraining.TrainLog(args.output, budget), pretraining.Interval(30), pretraining.Interval(180)
+    totals: list[float] = []
     while not budget.is_over() and not stop.is_set():
         progress = budget.progress()
         batch = sample_batch(data, config, progress, generator)
@@ -287,8 +293,6 @@ def load_features(path: Path | None, accelerator: Accelerator) -> nn.Module | No
     """Load the identity encoder's convolutional stages for the perceptual term; None without a path."""
     if path is None:
         return None
-    from acfun.face.identity import FeatureStages
-
     return FeatureStages.from_pretrained(path).requires_grad_(False).eval().to(accelerator.device)
 
 

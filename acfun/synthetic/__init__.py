@@ -1,1 +1,1 @@
-"""Endless labelled faces and exact (photo, stylized) pairs, made from licensed portraits without any diffusion model."""
+"""Endless labelled faces: morphs of licensed people, procedural renderings in known styles, captions, shards."""

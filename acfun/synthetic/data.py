@@ -1,4 +1,4 @@
-"""The licensed photographs that everything synthetic starts from, and the fixed split of people into training and held-out."""
+"""The licensed photographs that everything synthetic starts from, and the fixed split of people: training, held out."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-DataError = RuntimeError
+from acfun.errors import DataError
 
 DATA_DIR_VARIABLE = "ACFUN_DATA_DIR"
 NUM_LANDMARKS = 189
@@ -43,7 +43,7 @@ def find_data_dir() -> Path | None:
     Looks at the environment variable ACFUN_DATA_DIR, then at `shared/data` beside and inside the checkout.
     """
     checkout = Path(__file__).resolve().parents[2]
-    candidates = [checkout.parent / "shared" / "data", checkout / "shared" / "data", checkout / ".data"]
+    candidates = [checkout.parent / "shared" / "data", checkout / "shared" / "data"]
     if os.environ.get(DATA_DIR_VARIABLE):
         candidates.insert(0, Path(os.environ[DATA_DIR_VARIABLE]))
     return next((path for path in candidates if (path / "faces" / "faces.csv").is_file()), None)
@@ -58,7 +58,7 @@ def require_data_dir() -> Path:
     data_dir = find_data_dir()
     if data_dir is None:
         raise DataError(
-            f"no folder with faces/faces.csv found; set {DATA_DIR_VARIABLE} to the folder that holds faces/ and portraits/"
+            f"no folder with faces/faces.csv found; set {DATA_DIR_VARIABLE} to the one that holds faces/ and portraits/"
         )
     return data_dir
 
@@ -94,14 +94,14 @@ def list_portraits(data_dir: Path) -> list[Photo]:
 
 def load_landmarks(data_dir: Path) -> dict[str, FloatArray]:
     """Read the hand-placed landmarks: key "faces/…" → (189, 2) pixels of the file."""
-    table = json.loads((data_dir / "faces" / "landmarks.json").read_text())
+    table = json.loads((data_dir / "faces" / "landmarks.json").read_text(encoding="utf-8"))
     return {f"faces/{file}": np.asarray(points, np.float32) for file, points in table.items()}
 
 
 def split_people(data_dir: Path) -> tuple[set[str], set[str]]:
     """Split all identities into (training, held_out), the same for every model and for the benchmark.
 
-    Held out are every sixth person of the studio photographs and every portrait person photographed twice, years apart.
+    Held out are every sixth person of the studio photographs, and whoever was portrayed twice, years apart.
     """
     # Positions count everybody in the table, so that leaving somebody out moves nobody else across the split.
     studio = sorted({f"{row['set']}_{row['identity']}" for row in _read_csv(data_dir / "faces" / "faces.csv")})
@@ -113,5 +113,5 @@ def split_people(data_dir: Path) -> tuple[set[str], set[str]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -1,7 +1,7 @@
-"""New faces from licensed ones: piecewise-affine averages of two or three people, with light, background, pose and crop varied.
+"""New faces from licensed ones: piecewise-affine averages of two or three people, with light, pose and crop varied.
 
-Shape and texture are mixed with weights of their own. Hair, neck and background come from one person only, since averages of
-two hairstyles look like double exposures.
+Shape and texture are mixed with weights of their own. Hair, neck and background come from one person only, since
+averages of two hairstyles look like double exposures.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Photographs of licensed people brought to one frame: pixels, landmarks, a mask of the person, and what a caption may say."""
+"""Photographs of licensed people brought to one frame: pixels, landmarks, and a mask of the person."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -93,6 +93,10 @@ def segment_person(image: FloatArray, landmarks: FloatArray) -> tuple[FloatArray
 
     The background is what resembles the upper border in Lab and is connected to it.
 
+    Args:
+        image: (H, W, 3) in [0, 1].
+        landmarks: (189, 2) pixels.
+
     Returns:
         (mask (H, W) in [0, 1] with 1 on the person, whether the background was plain enough to trust it).
     """
@@ -104,6 +108,8 @@ def segment_person(image: FloatArray, landmarks: FloatArray) -> tuple[FloatArray
     border[: height // 2, :strip] = border[: height // 2, -strip:] = True
     head = polygon2mask((height, width), landmarks[list(HEAD_OUTLINE)][:, ::-1])
     border &= ~ndimage.binary_dilation(head, iterations=strip)
+    if not border.any():
+        return np.ones((height, width), np.float32), False
     reference = np.median(lab[border], axis=0)
     distance = np.linalg.norm((lab - reference) * (0.6, 1, 1), axis=-1)
     spread = float(np.percentile(distance[border], 75))

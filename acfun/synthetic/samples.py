@@ -19,6 +19,17 @@ from acfun.synthetic.shards import Labels, Sample
 
 ATTRIBUTES_FILE = Path(__file__).with_name("attributes.csv")
 GREY_MEDIUM = ("photo", "black and white")
+PLAIN = MorphOptions(
+    max_parents=1,
+    scale=(1, 1),
+    max_rotation=0,
+    max_shift=0,
+    expression_probability=0,
+    background_probability=0,
+    light=0,
+    grey_probability=0,
+)
+"""People as they were photographed, in canonical framing."""
 
 
 class PortraitSampler:
@@ -90,16 +101,11 @@ def build_sampler(
         landmarks |= load_landmark_table(portrait_landmarks)
     photos = [photo for photo in [*list_faces(data_dir), *list_portraits(data_dir)] if photo.identity in identities]
     people = load_people(photos, landmarks, size)
-    plain = MorphOptions(max_parents=1, scale=(1, 1), max_rotation=0, max_shift=0, expression_probability=0,
-                         background_probability=0, light=0, grey_probability=0)  # fmt: skip
-    attributes = load_attributes() if ATTRIBUTES_FILE.is_file() else {}
-    morphs = MorphFactory(
-        people, size, expressions=find_expressions(photos, landmarks), options=plain if is_held_out else None
-    )
+    expressions = find_expressions(photos, landmarks)
     return PortraitSampler(
-        morphs,
+        MorphFactory(people, size, expressions=expressions, options=PLAIN if is_held_out else None),
         list((HELD_OUT_RENDERERS if held_out_renderers else TRAINING_RENDERERS).values()),
-        attributes,
+        load_attributes(),
         rendering_probability=rendering_probability,
         seed=seed,
         each_person_once=is_held_out,
@@ -114,7 +120,7 @@ def load_landmark_table(path: Path) -> dict[str, FloatArray]:
 
 def load_attributes() -> dict[str, Attributes]:
     """Read what was seen in each photograph, by key."""
-    with ATTRIBUTES_FILE.open(newline="") as file:
+    with ATTRIBUTES_FILE.open(newline="", encoding="utf-8") as file:
         return {row["file"]: _parse_attributes(row) for row in csv.DictReader(file)}
 
 

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from acfun.errors import DataError
+from acfun.paths import atomic_write
 from acfun.synthetic.data import NUM_LANDMARKS, FloatArray
 
-IMAGES_FILE, LANDMARKS_FILE, LABELS_FILE, CAPTIONS_FILE = "images.npy", "landmarks.npy", "labels.json", "captions.json"
+IMAGES_FILE, LANDMARKS_FILE = "images.npy", "landmarks.npy"
+LABELS_FILE, CAPTIONS_FILE = "labels.json", "captions.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Labels:
         caption: training caption.
         renderer: name of the renderer family; empty for a photograph.
         parents: keys of the photographs it was made from.
-        attributes: what can truly be said, by name, e.g. {"gender": "woman", "glasses": True}; without what is not known.
+        attributes: what can truly be said, by name, e.g. {"gender": "woman", "glasses": True}; not what is unknown.
     """
 
     caption: str
@@ -64,25 +66,27 @@ def write_shards(
     """Write `count` samples; sample i is `build_sampler()(i)`, whatever the number of workers.
 
     Args:
-        folder: created; files of an earlier, complete run are replaced.
+        folder: created; an earlier run's files are replaced, and until all are, the folder counts as not complete.
         build_sampler: called once in each process; picklable.
-        count: number of samples.
+        count: number of samples, at least one.
         size: width and height, pixels.
         workers: number of processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (LABELS_FILE, CAPTIONS_FILE):
+        (folder / name).unlink(missing_ok=True)
     images = np.lib.format.open_memmap(folder / IMAGES_FILE, "w+", np.uint8, (count, size, size, 3))
     landmarks = np.zeros((count, NUM_LANDMARKS, 2), np.float32)
     labels: list[Labels] = []
-    chunks = np.array_split(np.arange(count), max(workers, count // 64))
+    chunks = np.array_split(np.arange(count), min(count, max(workers, count // 64)))
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (build_sampler,)) as pool:
         for chunk, (pixels, points, chunk_labels) in zip(chunks, pool.map(_work, chunks), strict=True):
             images[chunk], landmarks[chunk] = pixels, points
             labels.extend(chunk_labels)
     images.flush()
     np.save(folder / LANDMARKS_FILE, landmarks)
-    (folder / LABELS_FILE).write_text(json.dumps([asdict(label) for label in labels]))
-    (folder / CAPTIONS_FILE).write_text(json.dumps([label.caption for label in labels]))
+    _write_json(folder / CAPTIONS_FILE, [label.caption for label in labels])
+    _write_json(folder / LABELS_FILE, [asdict(label) for label in labels])
 
 
 def open_shards(folder: Path) -> Shards:
@@ -94,12 +98,17 @@ def open_shards(folder: Path) -> Shards:
     missing = [name for name in (IMAGES_FILE, LANDMARKS_FILE, LABELS_FILE) if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} has no {', '.join(missing)}; write the shards with train/make_shards.py")
-    labels = json.loads((folder / LABELS_FILE).read_text())
+    labels = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
     return Shards(
         images=np.load(folder / IMAGES_FILE, mmap_mode="r"),
         landmarks=np.load(folder / LANDMARKS_FILE),
         labels=[Labels(**{**label, "parents": tuple(label["parents"])}) for label in labels],
     )
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 _sampler: Callable[[int], Sample] | None = None

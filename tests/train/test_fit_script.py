@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[2]
 MAX_STEPS = 5
 CONFIG = f"""
 framing = "whole"
-device = "cpu"
 identity_weight = 0
 shape_weight = 0
 checkpoint_every = 2
@@ -31,7 +30,7 @@ from pathlib import Path
 from accelerate import PartialState
 from acfun.config import FitConfig, load_config
 from acfun.fit import fit_style
-style = fit_style(load_config(FitConfig, Path(sys.argv[1])))
+style = fit_style(load_config(FitConfig, Path(sys.argv[1]), {"device": "cpu"}))
 style.save(Path(sys.argv[2]) / f"rank{PartialState().process_index}.safetensors")
 """
 KILL_AT_STEP = """
@@ -42,7 +41,7 @@ from acfun.fit import fit_style
 def report(progress):
     if progress.step == int(sys.argv[2]):
         os.kill(os.getpid(), 9)
-fit_style(load_config(FitConfig, Path(sys.argv[1])), report=report)
+fit_style(load_config(FitConfig, Path(sys.argv[1]), {"device": "cpu"}), report=report)
 """
 
 
@@ -80,7 +79,8 @@ def launch(num_processes: int, *arguments: object) -> subprocess.CompletedProces
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ("--cpu", "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no")
+    kind = "--multi_gpu" if num_processes > 1 else "--cpu"  # the launcher of several processes, on the CPU too
+    options = (kind, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no")
     processes = ("--num_processes", num_processes, "--main_process_port", port, "--num_cpu_threads_per_process", 1)
     return run("-m", "accelerate.commands.launch", *options, *processes, *arguments)
 
@@ -97,6 +97,7 @@ def test_the_script_on_two_processes_saves_once(config: Path, tmp_path: Path) ->
     output = tmp_path / "style.safetensors"
     done = launch(2, "train/fit_style.py", "--config", add_run_dir(config, tmp_path), "--output", output)
     assert done.stdout.count(str(output)) == 1
+    assert "2 process(es) on cpu" in done.stderr
     assert Style.load(output).tensors
 
 

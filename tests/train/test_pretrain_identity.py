@@ -117,7 +117,9 @@ def test_turned_crops_keep_the_face_where_the_encoder_expects_it() -> None:
 
 def test_augmentation_is_reproducible_and_in_range() -> None:
     images, landmarks, mean_shape = faces(8)
-    one, two = (augment_crops(images, landmarks, mean_shape, 112, 1.0, torch.Generator().manual_seed(5)) for _ in range(2))
+    one, two = (
+        augment_crops(images, landmarks, mean_shape, 112, 1.0, torch.Generator().manual_seed(5)) for _ in range(2)
+    )
     assert torch.equal(one, two)
     assert one.shape == (8, 3, 112, 112)
     assert float(one.abs().max()) <= 1 + 1e-5

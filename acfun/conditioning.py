@@ -1,0 +1,174 @@
+"""What a UNet with a style in it is told: faces, prompts, how strongly the style acts, guidance, and callbacks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from acfun.base import encode_tokens, tokenize
+from acfun.images import pil_to_tensor, resize
+from acfun.sampling import OnStep
+from acfun.style_model import StyleModel
+
+Faces = Image.Image | Sequence[Image.Image] | Tensor
+Value = TypeVar("Value")
+
+
+def prepare_faces(face: Faces, size: int) -> Tensor:
+    """Portraits (B,3,size,size) in [-1,1] of pictures or of (B,3,H,W) in [-1,1]; what is not square is stretched.
+
+    Raises:
+        ValueError: the tensor has another shape.
+    """
+    if isinstance(face, Image.Image):
+        face = [face]
+    if not isinstance(face, Tensor):
+        return torch.cat([resize(pil_to_tensor(picture), size) for picture in face])
+    if face.ndim != 4 or face.shape[1] != 3:
+        raise ValueError(f"face has shape {tuple(face.shape)}: (B,3,H,W) in [-1,1] or pictures are needed")
+    return (face if face.shape[-2:] == (size, size) else resize(face, size)).float()
+
+
+def pair(
+    prompt: str | Sequence[str], negative_prompt: str | Sequence[str], faces: Tensor | None, times: int
+) -> tuple[list[str], list[str], Tensor | None]:
+    """Prompts, negative prompts and faces (B,3,H,W) of equal number: one serves all; every one `times` times in a row.
+
+    Raises:
+        ValueError: their numbers differ, and are not 1.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+    count = len(prompts) if faces is None else max(len(prompts), len(faces))
+    prompts, negatives = _repeat(prompts, count, times, "prompts"), _repeat(negatives, count, times, "negative prompts")
+    return prompts, negatives, None if faces is None else torch.stack(_repeat(list(faces), count, times, "faces"))
+
+
+def name_style(model: StyleModel, text: str) -> str:
+    """The prompt with the style's pseudo-word in it, written once for each of its vectors."""
+    if model.token is None:
+        return text
+    placeholder = model.token.tokens[0]
+    return model.token.expand(text if placeholder in text else f"{text} in {placeholder} style")
+
+
+def encode_prompts(
+    pipe: Any, model: StyleModel | None, prompts: Sequence[str], negatives: Sequence[str] | None
+) -> dict[str, Tensor]:
+    """Embed prompts under the names that callbacks of diffusers know.
+
+    Args:
+        pipe: a Stable Diffusion pipeline, with its own textual inversions.
+        model: the style in its modules.
+        prompts: B texts; the style's pseudo-word is added where it is missing.
+        negatives: B texts, or None without guidance.
+
+    Returns:
+        `prompt_embeds` (B,T,D); with guidance `negative_prompt_embeds` (B,T,D), which then also come first in
+        `prompt_embeds` (2B,T,D).
+    """
+    tokenizer = pipe.tokenizer if model is None or model.token is None else model.token.tokenizer
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return encode_tokens(pipe.text_encoder, tokenize(tokenizer, pipe.maybe_convert_prompt(list(texts), tokenizer)))
+
+    embeds = encode(prompts) if model is None else model.fuse(encode([name_style(model, text) for text in prompts]))
+    if negatives is None:
+        return {"prompt_embeds": embeds}
+    negative_embeds = encode(negatives)
+    return {"prompt_embeds": torch.cat([negative_embeds, embeds]), "negative_prompt_embeds": negative_embeds}
+
+
+def predict_guided(
+    unet: Any,
+    latents: Tensor,
+    timestep: Tensor,
+    prompt_embeds: Tensor,
+    guidance_scale: float,
+    image_embeds: list[Tensor] | None = None,
+    cross_attention_kwargs: dict[str, Any] | None = None,
+) -> Tensor:
+    """The UNet's prediction (B,C,h,w), with classifier-free guidance where there are twice as many prompts as latents.
+
+    Args:
+        unet: with or without adapters.
+        latents: (B,C,h,w).
+        timestep: ().
+        prompt_embeds: (B,T,D), or (2B,T,D) with the negative ones first.
+        guidance_scale: 1 is the prompt's own prediction.
+        image_embeds: of loaded IP-Adapters, one tensor each, with as many rows as `prompt_embeds`.
+        cross_attention_kwargs: for the attention processors.
+    """
+    is_guided = len(prompt_embeds) == 2 * len(latents)
+    output: Tensor = unet(
+        (torch.cat([latents, latents]) if is_guided else latents).to(unet.dtype),
+        timestep,
+        encoder_hidden_states=prompt_embeds.to(unet.dtype),
+        added_cond_kwargs=None if image_embeds is None else {"image_embeds": image_embeds},
+        cross_attention_kwargs=cross_attention_kwargs,
+        return_dict=False,
+    )[0].to(latents.dtype)
+    if not is_guided:
+        return output
+    negative, positive = output.chunk(2)
+    return negative + guidance_scale * (positive - negative)
+
+
+@contextmanager
+def scaled(
+    model: StyleModel | None, *, style_scale: float, structure_scale: float = 1.0, color_scale: float = 1.0
+) -> Iterator[None]:
+    """Inside the block the style acts as strongly as asked for, afterwards as it was fitted.
+
+    Args:
+        model: None where there is no style.
+        style_scale: of all parts; 0 is the base, 1 the style as fitted.
+        structure_scale: multiplies it in the UNet's decoder.
+        color_scale: multiplies it in the UNet's encoder.
+    """
+    if model is None:
+        yield
+        return
+    model.set_scale(
+        abstract=style_scale,
+        encoder=style_scale * color_scale,
+        middle=style_scale,
+        decoder=style_scale * structure_scale,
+    )
+    try:
+        yield
+    finally:
+        model.set_scale(abstract=1.0, encoder=1.0, middle=1.0, decoder=1.0)
+
+
+def build_callback(
+    callback: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
+    pipe: Any,
+    embeds: dict[str, Tensor],
+    names: Sequence[str],
+) -> OnStep:
+    """For `denoise`: calls a `callback_on_step_end` as diffusers does.
+
+    Args:
+        callback: (pipe, index, timestep, tensors by name) → tensors to go on with, by name.
+        pipe: for the callback.
+        embeds: of `encode_prompts`; takes what the callback changes of them.
+        names: of the tensors that the callback is given; None stands for what there is not.
+    """
+
+    def call(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor | None) -> Tensor:
+        tensors: dict[str, Any] = embeds | {"latents": latents}
+        changed = callback(pipe, index, timestep, {name: tensors.get(name) for name in names})
+        embeds.update({name: changed[name] for name in embeds.keys() & changed.keys()})
+        return changed.get("latents", latents)
+
+    return call
+
+
+def _repeat(values: list[Value], count: int, times: int, name: str) -> list[Value]:
+    if len(values) not in {1, count}:
+        raise ValueError(f"{len(values)} {name} for {count} prompts or faces: give one, or one each")
+    return [value for value in (values * count)[:count] for _ in range(times)]
