@@ -146,7 +146,7 @@ class _Fit:
                 if report is not None and self.accelerator.is_main_process:
                     left = (time.monotonic() - start) / (self.step - first) * (config.max_steps - self.step)
                     preview = self._decode(pred) if _is_due(self.step, config.preview_every) else None
-                    figures = {name: float(loss) for name, loss in losses.items()}
+                    figures = {name: float(loss.detach()) for name, loss in losses.items()}
                     report(Progress(self.step, config.max_steps, figures, left, preview))
             if saved < self.step < config.max_steps:
                 self._save()

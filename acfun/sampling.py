@@ -66,38 +66,41 @@ def denoise(
     return latents
 
 
-def invert(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor) -> Tensor:
+def invert(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor, *, num_refinements: int = 1) -> Tensor:
     """Noise latents deterministically, so that `denoise` with the same conditions returns to them.
 
-    DDIM inversion: Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14 run backwards.
+    DDIM inversion: Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14 run backwards. The noise ε̂(z_t, t) of a step
+    is that of latents not known yet: it is first predicted from those before the step, then again from the outcome.
+    Without that refinement 30 steps lose a tenth of a picture's contrast.
 
     Args:
         predict: the UNet with the conditions that describe the picture as it is.
         scheduler: with `alphas_cumprod` and a prediction type.
         latents: (B,C,h,w) clean.
         timesteps: (S,) descending, those that `denoise` will run.
+        num_refinements: how often each step is predicted again.
 
     Returns:
-        (B,C,h,w) at the noise level of the first timestep: √ᾱ x̂0 + √(1−ᾱ) ε̂.
+        (B,C,h,w) at the noise level of the first timestep.
     """
-    ascending = timesteps.flip(0)
-    levels = scheduler.alphas_cumprod.to(latents)[ascending.round().long()]
-    levels = torch.cat([levels.new_ones(1), levels]).clamp(_MARGIN, 1 - _MARGIN)
-    # A prediction belongs to the level a step comes from; clean latents have no timestep of their own.
-    asked = torch.cat([ascending[:1], ascending[:-1]])
-    for timestep, alpha, next_alpha in zip(asked, levels[:-1], levels[1:], strict=True):
-        model_pred = predict(latents, timestep)
-        alphas = alpha.expand(len(latents))
-        clean = predict_original_sample(model_pred, latents, alphas, scheduler.config.prediction_type)
-        noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        latents = next_alpha.sqrt() * clean + (1 - next_alpha).sqrt() * noise
+    alpha_from = latents.new_ones(())
+    for timestep in timesteps.flip(0):
+        alpha = scheduler.alphas_cumprod[timestep.round().long().cpu()].to(latents).clamp(_MARGIN, 1 - _MARGIN)
+        alphas, outcome = alpha.expand(len(latents)), latents
+        for _ in range(1 + num_refinements):
+            model_pred = predict(outcome, timestep)
+            clean = predict_original_sample(model_pred, outcome, alphas, scheduler.config.prediction_type)
+            noise = (outcome - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+            clean_from = (latents - (1 - alpha_from).sqrt() * noise) / alpha_from.sqrt()
+            outcome = alpha.sqrt() * clean_from + (1 - alpha).sqrt() * noise
+        latents, alpha_from = outcome, alpha
     return latents
 
 
 def find_noise(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor) -> Tensor:
     """The noise (B,C,h,w) that `add_noise` needs for `denoise` to return to `latents`; arguments as in `invert`."""
     inverted = invert(predict, scheduler, latents, timesteps)
-    alpha = scheduler.alphas_cumprod.to(latents)[timesteps[0].round().long()]
+    alpha = scheduler.alphas_cumprod[timesteps[0].round().long().cpu()].to(latents)
     return (inverted - alpha.sqrt() * latents) / (1 - alpha).sqrt()
 
 

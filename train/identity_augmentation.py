@@ -80,6 +80,8 @@ def filter_randomly(crops: Tensor, part: float, generator: torch.Generator) -> T
     https://arxiv.org/abs/2007.13003.
     """
     count = round(part * len(crops))
+    if count == 0:
+        return crops
     chosen = torch.randperm(len(crops), generator=generator)[:count]
     kernels = torch.randn(count * 3, 3, 3, 3, generator=generator) / 27**0.5
     some = crops[chosen]

@@ -52,4 +52,5 @@ def compute_discriminants(within: Tensor, total: Tensor, count: int, shrinkage: 
     whitened = torch.linalg.solve_triangular(factor, total.float(), upper=False)
     whitened = torch.linalg.solve_triangular(factor, whitened.T, upper=False)
     directions = torch.linalg.eigh((whitened + whitened.T) / 2).eigenvectors.flip(1)[:, :count]
-    return torch.linalg.solve_triangular(factor.T, directions, upper=True).T.to(within.dtype)
+    rows: Tensor = torch.linalg.solve_triangular(factor.T, directions, upper=True).T.to(within.dtype)
+    return rows

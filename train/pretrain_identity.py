@@ -141,7 +141,8 @@ class IdentityRun:
         )
         if init is not None:
             encoder.load_state_dict(IdentityEncoder.from_pretrained(init).state_dict())
-        self.encoder = encoder.to(memory_format=torch.channels_last).train()
+        encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.encoder = encoder.train()
         prototypes = F.normalize(torch.randn(len(bank.rows), config.embedding_size))
         trainer = IdentityTrainer(self.encoder, prototypes if init is None else self._encode_people(), config)
         groups: list[dict[str, Any]] = [

@@ -1,10 +1,11 @@
 """Train the embedded base's UNet on captioned portraits, in the latent space of its VAE.
 
-    python -m train.pretrain_unet --config train/configs/unet_cpu.toml --base RUN_BASE --data SHARDS \
+    python -m train.pretrain_unet --config train/configs/unet_cpu.toml --base DIR --data SHARDS \
         --held-out SHARDS --output RUN
 
-v-prediction (Salimans & Ho 2022), min-SNR weights (Hang et al. 2023), zero terminal SNR (Lin et al. 2024). `--base`
-holds `vae`, `text_encoder` and `tokenizer`; the latents are encoded once and kept in the run folder.
+v-prediction (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512), min-SNR weights (Hang et al. 2023,
+https://arxiv.org/abs/2303.09556), zero terminal SNR (Lin et al. 2024, https://arxiv.org/abs/2305.08891). `--base` holds
+`vae`, `text_encoder` and `tokenizer`; images are encoded once and the latents kept in the run folder.
 """
 
 import argparse
@@ -14,18 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.base.prompts import encode_tokens, tokenize
-from acfun.base.vae_features import decode_latents, encode_latents
+from acfun.base.vae_features import decode_latents
 from acfun.config import load_config
 from acfun.images import contact_sheet, save_image, tensor_to_pil
-from acfun.paths import atomic_write
 from acfun.sampling import denoise, select_timesteps
 from train import pretraining
+from train.latents import Latents, Neighbours, load_latents, load_neighbours
 
 SHEET_PROMPTS = (
     "a photo of a young woman with dark hair",
@@ -76,14 +76,6 @@ class UnetConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Latents:
-    """Encoded shards: latents (N,C,h,w) float16 and token ids (N,T)."""
-
-    latents: Tensor
-    input_ids: Tensor
-
-
 class UnetTrainer(nn.Module):
     """The UNet and its loss in one module, the one that accelerate prepares."""
 
@@ -94,7 +86,17 @@ class UnetTrainer(nn.Module):
         self.register_buffer("alphas_cumprod", alphas_cumprod)
 
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """min-SNR weighted squared error of the velocity, mean over the batch."""
+        """min-SNR weighted squared error of the velocity, mean over the batch.
+
+        An error of the velocity is SNR + 1 times the one of x̂0, so the paper's min(SNR, γ) becomes
+        (min(SNR, γ) + 1) / (SNR + 1); without that one, the pure noise that sampling starts from is never trained on.
+
+        Args:
+            latents: (B,C,h,w) clean.
+            noise: (B,C,h,w).
+            timesteps: (B,).
+            prompt_embeds: (B,T,D).
+        """
         alphas = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         signal, sigma = alphas.sqrt(), (1 - alphas).sqrt()
         velocity = signal * noise - sigma * latents
@@ -102,7 +104,7 @@ class UnetTrainer(nn.Module):
             signal * latents + sigma * noise, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False
         )[0]
         snr = (alphas / (1 - alphas)).flatten()
-        weights = snr.clamp(max=self.snr_gamma) / (snr + 1)
+        weights = (snr.clamp(max=self.snr_gamma) + 1) / (snr + 1)
         return (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
 
 
@@ -137,64 +139,25 @@ def build_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # without effect at this spacing, but Stable Diffusion's pipelines ask for it
     )
-
-
-@torch.no_grad()
-def encode_shards(shards: pretraining.Shards, run: "UnetRun") -> Latents:
-    """Encode all images, every second one mirrored: left and right mean nothing in a caption."""
-    latents = []
-    for indices in torch.arange(len(shards)).split(16):
-        pixel_values = shards.pixel_values(indices)
-        pixel_values = torch.where((indices % 2 == 0)[:, None, None, None], pixel_values, pixel_values.flip(3))
-        with run.accelerator.autocast():
-            latents.append(encode_latents(run.vae, pixel_values.to(run.accelerator.device)).half().cpu())
-    input_ids = tokenize(run.tokenizer, [captions[0] for captions in shards.captions])
-    return Latents(torch.cat(latents), input_ids)
-
-
-def load_latents(shards_dir: Path, path: Path, run: "UnetRun") -> Latents:
-    """Read the encoded shards that an earlier start of this run kept at `path`, or encode and keep them."""
-    if path.is_file():
-        content = torch.load(path, weights_only=True)
-        return Latents(content["latents"], content["input_ids"])
-    encoded = encode_shards(pretraining.open_shards(shards_dir), run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        torch.save({"latents": encoded.latents, "input_ids": encoded.input_ids}, temporary)
-    return encoded
 
 
 class UnetRun:
     """One training run: UNet, frozen neighbours, optimiser, one step, and what there is to look at."""
 
-    def __init__(self, config: UnetConfig, base_dir: Path, accelerator: Accelerator) -> None:
-        self.config, self.accelerator = config, accelerator
-        device = accelerator.device
-        self.vae = (
-            AutoencoderKL.from_pretrained(base_dir / "vae", torch_dtype=torch.float32).to(device).requires_grad_(False)
-        )
-        self.text_encoder = (
-            CLIPTextModel.from_pretrained(base_dir / "text_encoder", dtype=torch.float32)
-            .to(device)
-            .requires_grad_(False)
-        )
-        self.tokenizer = CLIPTokenizer.from_pretrained(base_dir / "tokenizer")
+    def __init__(self, config: UnetConfig, neighbours: Neighbours, latents: Tensor, accelerator: Accelerator) -> None:
+        self.config, self.neighbours, self.accelerator = config, neighbours, accelerator
         self.scheduler = build_scheduler()
-        self.empty_ids = tokenize(self.tokenizer, "")
-
-    def build(self, latents: Tensor) -> None:
-        """Build what is trained, for latents (N,C,h,w)."""
-        text_dim = self.text_encoder.config.hidden_size
-        self.unet = build_unet(self.config, latents.shape[1], latents.shape[-1], text_dim).to(
-            memory_format=torch.channels_last
-        )
+        self.empty_ids = tokenize(neighbours.tokenizer, "")
+        text_dim = neighbours.text_encoder.config.hidden_size
+        unet = build_unet(config, latents.shape[1], latents.shape[-1], text_dim)
+        self.unet = unet.to(accelerator.device, memory_format=torch.channels_last)
         speed_up_group_norms(self.unet)
-        self.unet.to(self.accelerator.device)
-        self.ema = pretraining.Ema(self.unet, self.config.ema_decay)
-        trainer = UnetTrainer(self.unet, self.scheduler.alphas_cumprod, self.config.snr_gamma)
-        optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=self.config.weight_decay)
-        self.trainer, self.optimizer = self.accelerator.prepare(trainer, optimizer)
+        self.ema = pretraining.Ema(self.unet, config.ema_decay)
+        trainer = UnetTrainer(self.unet, self.scheduler.alphas_cumprod, config.snr_gamma)
+        optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)
+        self.trainer, self.optimizer = accelerator.prepare(trainer, optimizer)
 
     def step(self, data: Latents, progress: float, generator: torch.Generator) -> float:
         """Train on one batch; returns the loss."""
@@ -219,7 +182,7 @@ class UnetRun:
         ids[torch.rand(batch_size, generator=generator) < self.config.caption_dropout] = self.empty_ids[0]
         device = self.accelerator.device
         with torch.no_grad(), self.accelerator.autocast():
-            prompt_embeds = encode_tokens(self.text_encoder, ids.to(device)).float()
+            prompt_embeds = encode_tokens(self.neighbours.text_encoder, ids.to(device)).float()
         with self.accelerator.autocast():
             loss: Tensor = self.trainer(latents.to(device), noise.to(device), timesteps.to(device), prompt_embeds)
         return loss
@@ -227,24 +190,22 @@ class UnetRun:
     @torch.no_grad()
     def write_sheet(self, path: Path, guidance_scale: float = 3.0, steps: int = 20) -> None:
         """Sample `SHEET_PROMPTS` with the averaged weights, to be looked at."""
-        device = self.accelerator.device
-        ids = torch.cat([self.empty_ids.expand(len(SHEET_PROMPTS), -1), tokenize(self.tokenizer, SHEET_PROMPTS)])
-        hidden = encode_tokens(self.text_encoder, ids.to(device))
+        device, neighbours = self.accelerator.device, self.neighbours
+        ids = torch.cat([self.empty_ids.expand(len(SHEET_PROMPTS), -1), tokenize(neighbours.tokenizer, SHEET_PROMPTS)])
+        hidden = encode_tokens(neighbours.text_encoder, ids.to(device))
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             output = self.unet(latents.repeat(2, 1, 1, 1), timestep, encoder_hidden_states=hidden, return_dict=False)[0]
             unconditional, conditional = output.chunk(2)
             return unconditional + guidance_scale * (conditional - unconditional)
 
-        size = self.unet.config.sample_size
-        noise = torch.randn(
-            (len(SHEET_PROMPTS), self.unet.config.in_channels, size, size), generator=torch.Generator().manual_seed(1)
-        )
+        size, channels = self.unet.config.sample_size, self.unet.config.in_channels
+        generator = torch.Generator().manual_seed(1)
+        noise = torch.randn((len(SHEET_PROMPTS), channels, size, size), generator=generator).to(device)
+        timesteps = select_timesteps(self.scheduler, steps, 1.0, device)
         with self.ema.applied(self.unet):
-            latents = denoise(
-                predict, self.scheduler, noise.to(device), select_timesteps(self.scheduler, steps, 1.0, device)
-            )
-        images = decode_latents(self.vae, latents).clamp(-1, 1).cpu()
+            latents = denoise(predict, self.scheduler, noise, timesteps)
+        images = decode_latents(neighbours.vae, latents).clamp(-1, 1).cpu()
         save_image(contact_sheet([tensor_to_pil(image) for image in images], 4, list(SHEET_PROMPTS)), path)
 
     def parts(self) -> dict[str, pretraining.HasState]:
@@ -257,10 +218,10 @@ def train(args: argparse.Namespace, config: UnetConfig) -> None:
     accelerator = pretraining.build_accelerator(args.device, config.precision)
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    run = UnetRun(config, args.base, accelerator)
-    data = load_latents(args.data, args.output / "train_latents.pt", run)
-    held_out = load_latents(args.held_out, args.output / "held_out_latents.pt", run)
-    run.build(data.latents)
+    neighbours = load_neighbours(args.base, accelerator.device)
+    data = load_latents(args.data, args.output / "train_latents.pt", neighbours, accelerator)
+    held_out = load_latents(args.held_out, args.output / "held_out_latents.pt", neighbours, accelerator)
+    run = UnetRun(config, neighbours, data.latents, accelerator)
     state = pretraining.TrainState()
     if args.resume:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())

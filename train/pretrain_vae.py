@@ -9,7 +9,6 @@ https://arxiv.org/abs/2112.10752, section 3.1).
 
 import argparse
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from acfun.base.group_norm import speed_up_group_norms
 from acfun.config import load_config
 from acfun.face.identity import FeatureStages
 from train import pretraining
+from train.vae_parts import PatchDiscriminator, compute_feature_distance, vary_colours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +87,6 @@ def build_vae(config: VaeConfig, sample_size: int) -> AutoencoderKL:
     )
 
 
-class PatchDiscriminator(nn.Module):
-    """Four strided convolutions; logits (B,1,H/8,W/8) for overlapping patches."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = [3, width, 2 * width, 4 * width]
-        for inner, outer in pairwise(channels):
-            layers += [nn.Conv2d(inner, outer, 4, 2, 1), nn.GroupNorm(8, outer), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, 1, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Score (B,3,H,W) images in [-1,1]."""
-        logits: Tensor = self.layers(image)
-        return logits
-
-
 class VaeTrainer(nn.Module):
     """The VAE and its losses in one module, the one that accelerate prepares."""
 
@@ -125,20 +108,6 @@ class VaeTrainer(nn.Module):
         return losses, reconstruction
 
 
-def compute_feature_distance(features: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """Mean squared distance of channel-normalised feature maps over the stages of (B,3,H,W) images in [-1,1].
-
-    LPIPS of Zhang et al. 2018, https://arxiv.org/abs/1801.03924, without its learnt weights.
-    """
-    with torch.no_grad():
-        wanted = features(target)
-    distances = [
-        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
-        for a, b in zip(features(image), wanted, strict=True)
-    ]
-    return torch.stack(distances).mean()
-
-
 def sample_batch(data: pretraining.Shards, config: VaeConfig, progress: float, generator: torch.Generator) -> Tensor:
     """Draw crops (B,3,S,S) in [-1,1], flipped half the time."""
     size = data.images.shape[1]
@@ -152,16 +121,6 @@ def sample_batch(data: pretraining.Shards, config: VaeConfig, progress: float, g
     flips = torch.rand(batch, generator=generator) < 0.5
     crops = torch.where(flips[:, None, None, None], crops.flip(3), crops)
     return vary_colours(crops, config.colour_probability, generator).contiguous(memory_format=torch.channels_last)
-
-
-def vary_colours(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Mix the channels of some images (B,3,H,W), greys kept: paintings have colours that photographs of faces lack."""
-    batch = len(images)
-    mixing = torch.eye(3) * 1.4 + 0.5 * torch.randn((batch, 3, 3), generator=generator)
-    mixing = mixing + (1 - mixing.sum(2, keepdim=True)) / 3
-    mixed = torch.einsum("bij,bjhw->bihw", mixing, images).clamp(-1, 1)
-    chosen = torch.rand(batch, generator=generator) < probability
-    return torch.where(chosen[:, None, None, None], mixed, images)
 
 
 @torch.no_grad()
@@ -191,11 +150,10 @@ class VaeRun:
         self, config: VaeConfig, size: int, features: nn.Module | None, accelerator: Accelerator, start: Path | None
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        vae = (
-            build_vae(config, size)
-            if start is None
-            else AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32)
-        )
+        if start is None:
+            vae = build_vae(config, size)
+        else:
+            vae = AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32)
         self.vae = vae.to(memory_format=torch.channels_last)
         speed_up_group_norms(self.vae)
         self.discriminator = PatchDiscriminator()

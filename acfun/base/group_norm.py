@@ -35,7 +35,8 @@ class _GroupNormFunction(torch.autograd.Function):
 
         def share(per_channel: Tensor) -> Tensor:
             grouped = (per_channel * weight.float()).view(batch, ctx.groups, -1).sum(-1) / ctx.count
-            return grouped.repeat_interleave(channels // ctx.groups, 1)
+            shared: Tensor = grouped.repeat_interleave(channels // ctx.groups, 1)
+            return shared
 
         along = -share(product_sum) * inverse_std.square()
         offset = -share(grad_sum) * inverse_std - along * mean
@@ -63,7 +64,8 @@ class ChannelsLastGroupNorm(nn.GroupNorm):
         """Normalise (B,C,H,W)."""
         if input.ndim != 4 or input.device.type != "cpu":
             return super().forward(input)
-        output: Tensor = _GroupNormFunction.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+        apply: Any = _GroupNormFunction.apply
+        output: Tensor = apply(input, self.weight, self.bias, self.num_groups, self.eps)
         return output
 
 

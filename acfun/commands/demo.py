@@ -1,4 +1,4 @@
-"""`acfun demo`: a sample face in a sample style, both part of the package."""
+"""`acfun demo`: the astronaut that scikit-image ships, painted in the sample style of the package."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from acfun.commands.stylize import fit_and_paint, save_results
 from acfun.errors import BaseNotFoundError
 from acfun.paths import mini_dir
 
-SHEET_NAME = "demo_sheet.png"
+SHEET_NAME, PHOTO_NAME = "demo_sheet.png", "demo_photo.png"
 
 
 def demo(
@@ -24,35 +24,47 @@ def demo(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Paint the sample face in the sample style and write before, style and after side by side."""
-    from acfun.images import load_image
-    from acfun.photo import build_sheet, choose_faces
+    """Paint a sample photograph in a sample style and write before, style and after side by side."""
+    from acfun.images import load_image, tensor_to_pil
+    from acfun.photo import build_sheet, choose_faces, cut_portraits
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
-    face, style = find_samples(mini_dir() / "samples")
+    style = find_sample_style(mini_dir() / "samples")
     make_output_dir(output)
+    photo = write_sample_photo(output / PHOTO_NAME)
     config = build_config(
-        None, is_whole=False, session=session, style_path=str(style), face_paths=(str(face),), max_steps=max_steps
+        None, is_whole=False, session=session, style_path=str(style), face_paths=(str(photo),), max_steps=max_steps
     )
     base = session.load_base(config.base)
-    image = load_image(face)
+    image = load_image(photo)
     faces = choose_faces(image, "largest")
-    stylized = fit_and_paint(session, base, image, faces, config, session.build_sampling({}), is_portrait=False)
-    sheet = build_sheet(image, load_image(style), stylized.pictures[0])
+    stylized = fit_and_paint(session, base, image, faces, config, session.build_sampling({}), is_portrait=True)
+    before = tensor_to_pil(cut_portraits(image, faces, base.resolution)[0].image)
+    sheet = build_sheet(before, load_image(style), stylized.pictures[0])
     (path,) = save_results([sheet], output / SHEET_NAME)
     figures = stylized.figures()
     text = f"{path}\nfit {figures['fit_seconds']} s, sampling {figures['sampling_seconds']} s"
     session.finish({"sheet": path, **figures}, f"{text} (style from the cache)" if figures["is_cached"] else text)
 
 
-def find_samples(directory: Path) -> tuple[Path, Path]:
-    """The packaged face and style image.
+def write_sample_photo(path: Path) -> Path:
+    """Write the astronaut photograph (NASA, public domain) that scikit-image ships."""
+    from PIL import Image
+    from skimage.data import astronaut
+
+    from acfun.images import save_image
+
+    save_image(Image.fromarray(astronaut()), path)
+    return path
+
+
+def find_sample_style(directory: Path) -> Path:
+    """The packaged style image.
 
     Raises:
         BaseNotFoundError: the installation has none.
     """
-    face, style = directory / "face.png", directory / "style.png"
-    for path in (face, style):
-        if not path.is_file():
-            raise BaseNotFoundError(f"{path}: the sample picture is missing; reinstall acfun with its embedded base")
-    return face, style
+    path = directory / "style.png"
+    if not path.is_file():
+        raise BaseNotFoundError(f"{path}: the sample picture is missing; reinstall acfun with its embedded base")
+    return path

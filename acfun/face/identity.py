@@ -90,14 +90,7 @@ class IdentityEncoder(nn.Module):
             nn.Linear(head_channels * width**2, embedding_size, bias=False),
             nn.BatchNorm1d(embedding_size),
         )
-        self._start_from_gradients()
-
-    @torch.no_grad()
-    def _start_from_gradients(self) -> None:
-        """Let the first filters see neither hue nor mean brightness at first, as little tells people apart by them."""
-        weight = self.stages[0][0].weight
-        grey = weight.mean(1, keepdim=True)
-        weight.copy_((grey - grey.mean((2, 3), keepdim=True)).expand_as(weight) * 3**0.5)
+        _start_from_gradients(self.stages[0])
 
     def encode_stages(self, image: Tensor) -> list[Tensor]:
         """Maps (B,C_i,H/2^i,W/2^i) of the stages i = 1, 2, … of (B,3,H,W) images of any size in [-1,1]."""
@@ -206,3 +199,12 @@ def compute_tar(similarities_same: Tensor, similarities_different: Tensor, far: 
     accepted = int(far * len(similarities_different))
     threshold = similarities_different.sort(descending=True).values[accepted]
     return float((similarities_same > threshold).float().mean())
+
+
+@torch.no_grad()
+def _start_from_gradients(stem: nn.Module) -> None:
+    """Let the first filters see neither hue nor mean brightness at first: those tell light and paint apart."""
+    conv = next(stem.children())
+    assert isinstance(conv, nn.Conv2d)
+    grey = conv.weight.mean(1, keepdim=True)
+    conv.weight.copy_((grey - grey.mean((2, 3), keepdim=True)).expand_as(conv.weight) * 3**0.5)

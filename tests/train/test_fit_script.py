@@ -30,8 +30,9 @@ from pathlib import Path
 from accelerate import PartialState
 from acfun.config import FitConfig, load_config
 from acfun.fit import fit_style
+state = PartialState(cpu=True)
 style = fit_style(load_config(FitConfig, Path(sys.argv[1]), {"device": "cpu"}))
-style.save(Path(sys.argv[2]) / f"rank{PartialState().process_index}.safetensors")
+style.save(Path(sys.argv[2]) / f"rank{state.process_index}.safetensors")
 """
 KILL_AT_STEP = """
 import os, sys

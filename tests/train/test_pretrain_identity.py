@@ -201,10 +201,10 @@ def test_fitted_head_looks_at_the_person_and_not_at_the_noise() -> None:
         return people + lights
 
     def compute_gap() -> float:
-        first, second = encoder.eval()(sample()).chunk(2)
+        first, second = encoder.eval()(sample()).detach().chunk(2)
         similarities = first @ second.T
         return float(similarities.diagonal().mean() - similarities.mean())
 
     before = compute_gap()
     fit_head(encoder, (sample() for _ in range(40)))
-    assert compute_gap() > before + 0.2
+    assert compute_gap() > before + 0.1

@@ -1,0 +1,381 @@
+"""The pipeline on a tiny base: styles go in and out without a trace, and what diffusers loads still loads."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers.callbacks import SDCFGCutoffCallback
+from diffusers.utils import convert_state_dict_to_diffusers, dynamic_modules_utils
+from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from acfun.afun import AFunOptions
+from acfun.base import Base, load_base
+from acfun.cfun import CFunOptions
+from acfun.errors import BaseFamilyMismatchError
+from acfun.style import Style
+from acfun.style_model import build_style_model
+from pipelines import face_stylization
+from pipelines.face_stylization import FaceStylizationPipeline
+from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, WIDTH, make_style_embeds, make_tiny_base
+from tests.tiny import save_tiny_checkpoint as save_checkpoint
+
+
+def make_style(base: Base, *, variant: str = "std_affine", num_vectors: int = 1) -> Style:
+    """A style of random strength, made on a base that is free afterwards."""
+    model = build_style_model(
+        base,
+        make_style_embeds(),
+        afun=AFunOptions(num_layers=1, num_heads=2, head_dim=8),
+        cfun=CFunOptions(variant=variant, rank=4),
+        num_vectors=num_vectors,
+        generator=torch.Generator().manual_seed(0),
+    )
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.trainable_parameters():
+        parameter.data.normal_(std=0.2, generator=generator)
+    style = Style.from_model(model, base)
+    model.eject()
+    return style
+
+
+@pytest.fixture
+def base() -> Base:
+    return make_tiny_base()
+
+
+@pytest.fixture
+def pipe(base: Base) -> FaceStylizationPipeline:
+    return FaceStylizationPipeline.from_base(base)
+
+
+@pytest.fixture
+def face() -> Tensor:
+    return torch.rand(1, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def paint(pipe: Any, prompt: Any = "a man", *, seed: int = 0, **arguments: Any) -> Tensor:
+    """Three steps from a fixed seed: (B,3,32,32) in [0,1]."""
+    common = {"num_inference_steps": 3, "output_type": "pt", "generator": torch.Generator().manual_seed(seed)}
+    images: Tensor = pipe(prompt, **(common | arguments)).images
+    return images
+
+
+def snapshot(pipe: Any) -> dict[str, Tensor]:
+    modules = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "vae": pipe.vae}
+    return {f"{key}.{name}": t.clone() for key, module in modules.items() for name, t in module.state_dict().items()}
+
+
+def test_a_style_goes_in_and_out_bit_exactly(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
+    before, state = paint(pipe, face=face), snapshot(pipe)
+    for variant in ("std_affine", "lora"):
+        pipe.load_style(make_style(base, variant=variant))
+        assert not torch.allclose(paint(pipe, face=face), before, atol=0.01)
+    pipe.unload_style()
+    pipe.unload_style()
+    after = snapshot(pipe)
+    assert list(after) == list(state)
+    assert all(torch.equal(after[name], tensor) for name, tensor in state.items())
+    assert torch.equal(paint(pipe, face=face), before)
+
+
+def test_style_scale_zero_is_the_base(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
+    """The pseudo-word then means the word that it started from."""
+    expected = paint(pipe, "a man in painting style", face=face, guidance_scale=2.0)
+    pipe.load_style(make_style(base))
+    for prompt in ("a man", "a man in <style> style"):
+        assert torch.equal(paint(pipe, prompt, face=face, guidance_scale=2.0, style_scale=0.0), expected)
+    full = paint(pipe, face=face, guidance_scale=2.0)
+    assert not torch.allclose(full, expected, atol=0.01)
+    assert torch.equal(paint(pipe, face=face, guidance_scale=2.0), full)
+
+
+def test_each_scale_acts(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
+    pipe.load_style(make_style(base))
+    results = [
+        paint(pipe, face=face, **{name: scale})
+        for name, scale in (("style_scale", 1.0), ("style_scale", 0.5), ("structure_scale", 0.0), ("color_scale", 0.0))
+    ]
+    pairs = [(first, second) for index, first in enumerate(results) for second in results[:index]]
+    assert not any(torch.equal(first, second) for first, second in pairs)
+
+
+def test_every_vector_of_the_pseudo_word_is_read(pipe: FaceStylizationPipeline, base: Base) -> None:
+    style = make_style(base, num_vectors=2)
+    pipe.load_style(style)
+    first = paint(pipe)
+    changed = dict(style.tensors) | {"token.offset": style.tensors["token.offset"] * torch.tensor([[1.0], [-1.0]])}
+    pipe.load_style(Style(changed, style.metadata))
+    assert not torch.equal(paint(pipe), first)
+
+
+def test_seeds_decide(pipe: FaceStylizationPipeline, face: Tensor) -> None:
+    for arguments in ({}, {"face": face, "invert_face": False}, {"face": face, "eta": 1.0}):
+        first = paint(pipe, **arguments)
+        assert torch.equal(paint(pipe, **arguments), first)
+        assert not torch.equal(paint(pipe, seed=1, **arguments), first)
+    assert torch.equal(paint(pipe, face=face), paint(pipe, face=face, seed=1))  # inversion needs no noise
+
+
+def test_a_batch_is_its_parts(pipe: FaceStylizationPipeline, face: Tensor) -> None:
+    faces = torch.cat([face, -face])
+    prompts = ["a man", "an old woman"]
+    together = paint(pipe, prompts, face=faces, negative_prompt=["blue", "red"], guidance_scale=2.0)
+    for index, (prompt, negative) in enumerate(zip(prompts, ("blue", "red"), strict=True)):
+        part = faces[index : index + 1]
+        alone = paint(pipe, prompt, face=part, negative_prompt=negative, guidance_scale=2.0)
+        torch.testing.assert_close(together[index : index + 1], alone, atol=1e-4, rtol=0)
+    twice = paint(pipe, prompts, face=face, num_images_per_prompt=2)
+    assert twice.shape[0] == 4
+    torch.testing.assert_close(twice[0], twice[1])
+    assert not torch.allclose(twice[1], twice[2], atol=1e-3)
+
+
+def test_faces_may_be_pictures_of_any_size(pipe: FaceStylizationPipeline) -> None:
+    picture = Image.new("RGB", (48, 40), "teal")
+    one = pipe(face=picture, num_inference_steps=2).images
+    two = pipe(face=[picture, picture], num_inference_steps=2).images
+    assert [image.size for image in (*one, *two)] == [(RESOLUTION, RESOLUTION)] * 3
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\)"):
+        pipe(face=torch.zeros(3, 32, 32))
+
+
+def test_latents_go_in_and_out(pipe: FaceStylizationPipeline) -> None:
+    start = torch.randn(1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(0))
+    latents = paint(pipe, latents=start, output_type="latent")
+    assert latents.shape == start.shape
+    assert torch.equal(paint(pipe, latents=start, output_type="latent", seed=1), latents)
+    assert torch.equal(paint(pipe, output_type="latent"), latents)  # the same seed draws the same start
+
+
+def test_arguments_without_meaning_are_refused(pipe: FaceStylizationPipeline, face: Tensor) -> None:
+    latents = torch.zeros(1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("exclude each other", {"face": face, "latents": latents}),
+        ("set_identity_guide", {"face": face, "identity_scale": 1.0}),
+        ("strength", {"face": face, "strength": 0.0}),
+        ("3 prompts", {"prompt": ["a"] * 3, "face": torch.cat([face, face])}),
+        ("2 negative prompts", {"negative_prompt": ["a", "b"]}),
+        ("timestep", {"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": ["timestep"]}),
+    ]
+    for message, arguments in refused:
+        with pytest.raises(ValueError, match=message):
+            pipe(num_inference_steps=2, **arguments)
+
+
+def test_callbacks_see_and_change_what_diffusers_lets_them(pipe: FaceStylizationPipeline) -> None:
+    calls: list[tuple[int, int, dict[str, tuple[int, ...]]]] = []
+
+    def note(own: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert own is pipe
+        assert own.num_timesteps == 3
+        calls.append((index, int(timestep), {name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+        return {}
+
+    names = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+    arguments = {"guidance_scale": 2.0, "callback_on_step_end_tensor_inputs": names}
+    plain = paint(pipe, callback_on_step_end=note, **arguments)
+    assert [index for index, _, _ in calls] == [0, 1, 2]
+    assert [timestep for _, timestep, _ in calls] == pipe.scheduler.timesteps.tolist()
+    assert calls[0][2]["prompt_embeds"] == (2, 77, WIDTH)
+    assert calls[0][2]["negative_prompt_embeds"] == (1, 77, WIDTH)
+    assert torch.equal(paint(pipe, guidance_scale=2.0), plain)
+
+    def silence(own: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"prompt_embeds": torch.zeros_like(tensors["prompt_embeds"])} if index == 0 else tensors
+
+    assert not torch.equal(paint(pipe, callback_on_step_end=silence, **arguments), plain)
+
+    def erase(own: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    assert not paint(pipe, callback_on_step_end=erase, output_type="latent").any()
+
+
+def test_callbacks_can_stop_and_end_guidance(pipe: FaceStylizationPipeline) -> None:
+    indices: list[int] = []
+
+    def stop(own: Any, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        indices.append(index)
+        own._interrupt = index == 1
+        return tensors
+
+    paint(pipe, callback_on_step_end=stop)
+    assert indices == [0, 1]
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)
+    cut = paint(pipe, guidance_scale=5.0, callback_on_step_end=cutoff)
+    assert not torch.equal(cut, paint(pipe, guidance_scale=5.0))
+
+
+def test_identity_guidance_pulls_towards_the_face(pipe: FaceStylizationPipeline, face: Tensor) -> None:
+    def build(faces: Tensor) -> Any:
+        assert torch.equal(faces, face)
+        return lambda images: (images - faces).square().mean()
+
+    pipe.set_identity_guide(build)
+    plain = paint(pipe, face=face, invert_face=False)
+    pulled = paint(pipe, face=face, invert_face=False, identity_scale=1.0)
+    distances = [(images * 2 - 1 - face).square().mean() for images in (plain, pulled)]
+    assert distances[1] < distances[0]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy in diffusers
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_other_schedulers_paint_too(pipe: FaceStylizationPipeline, face: Tensor, scheduler: Any) -> None:
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    for invert_face in (True, False):
+        image = paint(pipe, face=face, invert_face=invert_face, num_inference_steps=6)
+        assert image.isfinite().all()
+
+
+def test_a_style_for_another_base_changes_nothing(pipe: FaceStylizationPipeline, base: Base) -> None:
+    pipe.load_style(make_style(base))
+    expected = paint(pipe)
+    with pytest.raises(BaseFamilyMismatchError):
+        pipe.load_style(make_style(make_tiny_base(seed=1)))
+    assert torch.equal(paint(pipe), expected)
+
+
+def test_a_checkpoint_is_the_same_base_for_pipeline_and_load_base(tmp_path: Path, base: Base) -> None:
+    save_checkpoint(tmp_path / "checkpoint")
+    pipe = FaceStylizationPipeline.from_pretrained(tmp_path / "checkpoint")
+    assert pipe.base.fingerprint == load_base(tmp_path / "checkpoint").fingerprint
+    assert pipe.base.resolution == RESOLUTION
+    style = make_style(load_base(tmp_path / "checkpoint"))
+    style.save(tmp_path / "style.safetensors")
+    pipe.load_style(tmp_path / "style.safetensors")
+    with pytest.raises(RuntimeError, match="unload_style"):
+        pipe.save_pretrained(tmp_path / "saved")
+    pipe.unload_style()
+    pipe.save_pretrained(tmp_path / "saved")
+    assert StableDiffusionPipeline.from_pretrained(tmp_path / "checkpoint").unet.config == base.unet.config
+
+
+def test_from_pipe_shares_modules_and_fingerprint(pipe: FaceStylizationPipeline, base: Base) -> None:
+    style = make_style(base)
+    other = FaceStylizationPipeline.from_pipe(pipe)
+    assert other.unet is pipe.unet
+    assert other.base.fingerprint == base.fingerprint
+    other.load_style(style)
+    with pytest.raises(RuntimeError, match="from_pipe"):
+        FaceStylizationPipeline.from_pipe(other)
+    other.unload_style()
+    plain = StableDiffusionPipeline.from_pipe(pipe)
+    assert FaceStylizationPipeline.from_pipe(plain).base.family == "mini"
+
+
+def test_a_style_moves_with_the_pipeline(pipe: FaceStylizationPipeline, base: Base) -> None:
+    pipe.load_style(make_style(base))
+    expected = paint(pipe)
+    moved = pipe.to(torch.bfloat16)
+    assert moved is pipe
+    assert pipe.unet.dtype == torch.bfloat16
+    assert paint(pipe).dtype == torch.float32
+    pipe.unload_style()
+    assert {parameter.dtype for parameter in pipe.unet.parameters()} == {torch.bfloat16}
+    assert expected.isfinite().all()
+
+
+def test_custom_pipeline_loads_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    save_checkpoint(tmp_path / "checkpoint")
+    pipe = DiffusionPipeline.from_pretrained(
+        tmp_path / "checkpoint", custom_pipeline=face_stylization.__file__, trust_remote_code=True
+    )
+    assert type(pipe).__name__ == "FaceStylizationPipeline"
+    base = load_base(tmp_path / "checkpoint")
+    pipe.load_style(make_style(base))
+    assert paint(pipe).shape == (1, 3, RESOLUTION, RESOLUTION)
+
+
+def write_lora(directory: Path) -> None:
+    """A LoRA on the tiny UNet's attention, in the file that diffusers writes."""
+    unet = make_tiny_base().unet
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in unet.named_parameters():
+        if "lora" in name:
+            parameter.data.normal_(std=0.5, generator=generator)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    StableDiffusionPipeline.save_lora_weights(directory, unet_lora_layers=layers)
+
+
+def test_a_lora_of_diffusers_works_beside_a_style(pipe: FaceStylizationPipeline, base: Base, tmp_path: Path) -> None:
+    style, plain = make_style(base), paint(pipe)
+    styled = FaceStylizationPipeline.from_base(make_tiny_base())
+    styled.load_style(style)
+    write_lora(tmp_path)
+    pipe.load_lora_weights(tmp_path)
+    assert not torch.allclose(paint(pipe), plain, atol=1e-3)
+    torch.testing.assert_close(paint(pipe, cross_attention_kwargs={"scale": 0.0}), plain)
+    pipe.load_style(style)
+    both = paint(pipe)
+    assert not torch.allclose(both, paint(styled), atol=1e-3)
+    for action in (pipe.load_lora_weights, pipe.unload_lora_weights):
+        with pytest.raises(RuntimeError, match=action.__name__):
+            action()
+    pipe.unload_style()
+    pipe.unload_lora_weights()
+    torch.testing.assert_close(paint(pipe), plain)
+
+
+def test_a_style_is_recognised_after_a_lora(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint")
+    pipe = FaceStylizationPipeline.from_pretrained(tmp_path / "checkpoint")
+    write_lora(tmp_path)
+    pipe.load_lora_weights(tmp_path)
+    pipe.load_style(make_style(load_base(tmp_path / "checkpoint")))
+
+
+def test_a_textual_inversion_is_read_in_prompts(pipe: FaceStylizationPipeline, base: Base, tmp_path: Path) -> None:
+    style = make_style(base)
+    word = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
+    save_file({"<new>": word}, tmp_path / "new.safetensors")
+    plain = paint(pipe, "a <new> man")
+    pipe.load_textual_inversion(tmp_path / "new.safetensors")
+    inverted = paint(pipe, "a <new> man")
+    assert not torch.allclose(inverted, plain, atol=1e-3)
+    assert torch.equal(paint(pipe, "a <new> <new>_1 man"), inverted)  # one word for each vector
+    pipe.load_style(style)
+    assert not torch.equal(paint(pipe, "a <new> man"), paint(pipe, "a man"))
+    with pytest.raises(RuntimeError, match="load_textual_inversion"):
+        pipe.load_textual_inversion(tmp_path / "new.safetensors")
+
+
+def make_ip_adapter(pipe: FaceStylizationPipeline) -> dict[str, dict[str, Tensor]]:
+    """An IP-Adapter for the tiny UNet, in the form of its published files."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return 0.5 * torch.randn(shape, generator=generator)
+
+    image_proj = {"proj.weight": draw(4 * WIDTH, WIDTH), "proj.bias": draw(4 * WIDTH)}
+    image_proj |= {"norm.weight": torch.ones(WIDTH), "norm.bias": torch.zeros(WIDTH)}
+    weights: dict[str, Tensor] = {}
+    cross = [name.removesuffix(".processor") for name in pipe.unet.attn_processors if name.endswith("attn2.processor")]
+    for index, name in enumerate(cross):
+        hidden_size = pipe.unet.get_submodule(name).to_q.in_features
+        weights |= {f"{2 * index + 1}.to_{part}_ip.weight": draw(hidden_size, WIDTH) for part in "kv"}
+    return {"image_proj": image_proj, "ip_adapter": weights}
+
+
+def test_an_ip_adapter_works_beside_a_style(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
+    style = make_style(base)
+    pipe.load_ip_adapter(make_ip_adapter(pipe), subfolder="", weight_name="")
+    pipe.load_style(style)
+    prompts = [Image.new("RGB", (32, 32), colour) for colour in ("red", "black")]
+    for arguments in ({"guidance_scale": 1.0}, {"guidance_scale": 3.0}, {"face": face, "guidance_scale": 3.0}):
+        red, black = (paint(pipe, ip_adapter_image=prompt, **arguments) for prompt in prompts)
+        assert not torch.equal(red, black)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may run here")
+def test_without_xformers_attention_goes_on(pipe: FaceStylizationPipeline) -> None:
+    before = paint(pipe)
+    with pytest.warns(UserWarning, match="xformers cannot be used"):
+        pipe.enable_xformers_memory_efficient_attention()
+    assert torch.equal(paint(pipe), before)

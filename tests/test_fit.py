@@ -1,0 +1,209 @@
+"""Fitting a tiny base: styles come back, runs repeat and resume to the byte, and nothing else is changed."""
+
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acfun import fit_prepare
+from acfun.base import Base
+from acfun.cfun import VARIANTS
+from acfun.config import FitConfig
+from acfun.errors import ConfigError, NoFaceFoundError
+from acfun.fit import Progress, fit_style
+from acfun.fit_checkpoint import CHECKPOINT_NAME
+from acfun.objectives import OBJECTIVES
+from acfun.style import Style
+from tests.fitting import build_face_finder, build_identity_encoder, make_config
+from tests.tiny import RESOLUTION, make_tiny_base
+
+
+@pytest.fixture
+def base() -> Base:
+    return make_tiny_base()
+
+
+def save(style: Style, path: Path) -> bytes:
+    style.save(path)
+    return path.read_bytes()
+
+
+def collect(config: FitConfig, base: Base) -> tuple[Style, list[Progress]]:
+    reports: list[Progress] = []
+    return fit_style(config, base=base, report=reports.append), reports
+
+
+def test_a_fit_returns_a_style_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
+    modules = {"unet": base.unet, "text_encoder": base.text_encoder, "vae": base.vae}
+    before = {name: {k: t.clone() for k, t in module.state_dict().items()} for name, module in modules.items()}
+    global_state = torch.random.get_rng_state()
+    style, reports = collect(make_config(tmp_path, cfun="lora"), base)
+    assert torch.equal(torch.random.get_rng_state(), global_state)
+    for name, module in modules.items():
+        state = module.state_dict()
+        assert list(state) == list(before[name])
+        assert all(torch.equal(state[key], tensor) for key, tensor in before[name].items())
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert [progress.step for progress in reports] == [1, 2]
+    assert style.metadata["base_fingerprint"] == base.fingerprint
+    assert style.config["style_path"] == "painting.png"
+    assert style.config["face_paths"] == 2
+    style.apply_to(base).eject()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_fits_and_repeats(objective: str, base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, objective=objective, batch_size=2)
+    style, reports = collect(config, base)
+    assert reports[-1].losses.keys() == config.loss_weights().keys()
+    assert reports[-1].seconds_left == 0
+    assert any(bool(style.tensors[name].any()) for name in style.tensors if name == "token.offset")
+    assert save(style, tmp_path / "a") == save(fit_style(config, base=base), tmp_path / "b")
+    other = fit_style(replace(config, seed=1), base=base)
+    assert save(other, tmp_path / "c") != save(style, tmp_path / "a")
+
+
+@pytest.mark.parametrize("cfun", [*VARIANTS, "none"])
+def test_every_variant_fits(cfun: str, base: Base, tmp_path: Path) -> None:
+    style = fit_style(make_config(tmp_path, objective="two_target", cfun=cfun), base=base)
+    parts = {name.split(".")[0] for name in style.tensors}
+    assert ("cfun" in parts) == (cfun != "none")
+    assert all(tensor.isfinite().all() for tensor in style.tensors.values())
+
+
+def test_a_crashed_run_resumes_to_the_same_bytes(base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, max_steps=4)
+    expected = save(fit_style(config, base=base), tmp_path / "undisturbed")
+
+    def crash(progress: Progress) -> None:
+        if progress.step == 3:
+            raise OSError("no space left")
+
+    config = replace(config, output_dir=str(tmp_path / "run"), checkpoint_every=2)
+    with pytest.raises(OSError, match="no space"):
+        fit_style(config, base=base, report=crash)
+    torch.manual_seed(99)
+    style, reports = collect(replace(config, resume=True), base)
+    assert [progress.step for progress in reports] == [3, 4]
+    assert save(style, tmp_path / "resumed") == expected
+    finished, reports = collect(replace(config, resume=True), base)
+    assert reports == []
+    assert save(finished, tmp_path / "again") == expected
+
+
+def test_ctrl_c_saves_after_the_step_in_hand(base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, max_steps=3)
+    expected = save(fit_style(config, base=base), tmp_path / "undisturbed")
+    handler = signal.getsignal(signal.SIGINT)
+    steps: list[int] = []
+
+    def interrupt(progress: Progress) -> None:
+        steps.append(progress.step)
+        signal.raise_signal(signal.SIGINT)
+
+    config = replace(config, output_dir=str(tmp_path / "run"))
+    style = fit_style(config, base=base, report=interrupt)
+    assert steps == [1]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert save(style, tmp_path / "interrupted") != expected
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [CHECKPOINT_NAME]
+    resumed, reports = collect(replace(config, resume=True), base)
+    assert [progress.step for progress in reports] == [2, 3]
+    assert save(resumed, tmp_path / "resumed") == expected
+
+
+def test_a_second_ctrl_c_interrupts_at_once(base: Base, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_style(make_config(tmp_path), base=base, report=interrupt)
+    fit_style(make_config(tmp_path, max_steps=1), base=base)  # the base is free again
+
+
+def test_a_checkpoint_of_something_else_is_refused(base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, max_steps=1, output_dir=str(tmp_path / "run"), checkpoint_every=1)
+    fit_style(config, base=base)
+    config = replace(config, resume=True)
+    with pytest.raises(ConfigError, match="another configuration"):
+        fit_style(replace(config, learning_rate=0.5), base=base)
+    with pytest.raises(ConfigError, match="another configuration or base"):
+        fit_style(config, base=make_tiny_base(seed=1))
+    (tmp_path / "run" / CHECKPOINT_NAME).write_bytes(b"not a checkpoint")
+    with pytest.raises(ConfigError, match="damaged"):
+        fit_style(config, base=base)
+
+
+def test_resuming_without_a_checkpoint_starts_at_the_beginning(base: Base, tmp_path: Path) -> None:
+    _, reports = collect(make_config(tmp_path, max_steps=1, output_dir=str(tmp_path / "run"), resume=True), base)
+    assert [progress.step for progress in reports] == [1]
+
+
+def test_faces_are_sampled_where_none_are_given(base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, face_paths=(), num_sampled_faces=2, max_steps=1)
+    data = fit_prepare.prepare(config, base, torch.Generator().manual_seed(0))
+    assert len(data.faces) == 2
+    assert not torch.equal(data.faces[0].latents, data.faces[1].latents)
+    assert fit_style(config, base=base).config["face_paths"] == 0
+
+
+def test_previews_come_when_due(base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, batch_size=2, preview_every=2, output_dir=str(tmp_path / "run"))
+    _, reports = collect(config, base)
+    assert reports[0].preview is None
+    preview = reports[1].preview
+    assert preview is not None
+    assert preview.shape == (2, 3, RESOLUTION, RESOLUTION)
+    assert preview.abs().max() <= 1
+
+
+def test_every_vector_of_the_pseudo_word_is_trained(base: Base, tmp_path: Path) -> None:
+    style = fit_style(make_config(tmp_path, objective="two_target", num_token_vectors=3), base=base)
+    assert style.tensors["token.offset"].any(dim=1).tolist() == [True, True, True]
+
+
+def test_a_bfloat16_base_is_fitted_in_float32(tmp_path: Path) -> None:
+    style, reports = collect(make_config(tmp_path), make_tiny_base(dtype=torch.bfloat16))
+    assert all(torch.tensor(list(progress.losses.values())).isfinite().all() for progress in reports)
+    assert {tensor.dtype for tensor in style.tensors.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "two_target", "face_weight": 0.0},
+        {"objective": "shared", "style_weight": 0.0},
+        {"objective": "imagery", "denoise_weight": 0.0, "gram_weight": 0.0},
+    ],
+)
+def test_a_loss_without_weight_is_left_out(options: dict[str, Any], base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, max_steps=1, **options)
+    _, reports = collect(config, base)
+    assert reports[0].losses.keys() == config.loss_weights().keys()
+
+
+def test_identity_and_shape_use_the_face_networks(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_prepare, "load_identity_encoder", build_identity_encoder)
+    _, reports = collect(make_config(tmp_path, max_steps=1, identity_weight=1.0), base)
+    assert 0 <= reports[0].losses["identity"] <= 2
+    with pytest.raises(ConfigError, match="shape_weight"):
+        fit_style(make_config(tmp_path, shape_weight=1.0), base=base)
+    monkeypatch.setattr(fit_prepare, "load_face_finder", build_face_finder)
+    with pytest.raises(NoFaceFoundError):  # a finder that was never trained finds nothing in noise
+        fit_style(make_config(tmp_path, framing="find", shape_weight=1.0), base=base)
+    _, reports = collect(make_config(tmp_path, framing="find", face_paths=(), max_steps=1, shape_weight=1.0), base)
+    assert reports[0].losses["shape"] > 0
+
+
+def test_a_fit_runs_outside_the_main_thread(base: Base, tmp_path: Path) -> None:
+    styles: list[Style] = []
+    config = make_config(tmp_path, max_steps=1)
+    thread = threading.Thread(target=lambda: styles.append(fit_style(config, base=base)))
+    thread.start()
+    thread.join()
+    assert len(styles) == 1
