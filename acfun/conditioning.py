@@ -162,7 +162,7 @@ def build_callback(
     def call(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor | None) -> Tensor:
         tensors: dict[str, Any] = embeds | {"latents": latents}
         changed = callback(pipe, index, timestep, {name: tensors.get(name) for name in names})
-        embeds.update({name: changed[name] for name in embeds.keys() & changed.keys()})
+        embeds.update((name, changed[name]) for name in embeds.keys() & changed.keys())
         return changed.get("latents", latents)
 
     return call

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from acfun.base import Base, encode_prompt
 from acfun.base.vae_features import decode_latents
+from acfun.conditioning import predict_guided
 from acfun.config import FitConfig
 from acfun.errors import ConfigError, NoFaceFoundError
 from acfun.face.align import face_crop, portrait_crop, portrait_transform, transform_points
@@ -121,11 +122,7 @@ def _sample_portraits(
     hidden = torch.cat([embeds.negative_prompt_embeds, embeds.prompt_embeds])
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-        output = base.unet(
-            latents.repeat(2, 1, 1, 1).to(base.dtype), timestep, encoder_hidden_states=hidden, return_dict=False
-        )[0]
-        unconditional, conditional = output.to(latents.dtype).chunk(2)
-        return unconditional + SAMPLED_FACE_GUIDANCE * (conditional - unconditional)
+        return predict_guided(base.unet, latents, timestep, hidden, SAMPLED_FACE_GUIDANCE)
 
     timesteps = select_timesteps(base.scheduler, SAMPLED_FACE_STEPS, 1.0, base.device)
     size = base.unet.config.sample_size

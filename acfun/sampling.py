@@ -69,8 +69,8 @@ def denoise(
 def invert(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor, *, num_refinements: int = 1) -> Tensor:
     """Noise latents deterministically, so that `denoise` with the same conditions returns to them.
 
-    DDIM inversion: Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14 run backwards. The noise ε̂(z_t, t) of a step
-    is that of latents not known yet: it is first predicted from those before the step, then again from the outcome.
+    DDIM inversion: Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 14 run backwards. The noise ε̂(z_t, t) of a
+    step is that of latents not known yet: it is predicted from those before the step, then again from the outcome.
     Without that refinement 30 steps lose a tenth of a picture's contrast.
 
     Args:

@@ -31,7 +31,8 @@ def build_predict(scheduler: Any) -> Predict:
         noise = sigma * latents / (alpha * DEVIATION**2 + sigma**2)
         clean = (latents - sigma * noise) / alpha.sqrt()
         predictions = {"epsilon": noise, "v_prediction": alpha.sqrt() * noise - sigma * clean, "sample": clean}
-        return predictions[prediction_type]
+        prediction: Tensor = predictions[prediction_type]
+        return prediction
 
     return predict
 

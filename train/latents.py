@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -37,7 +38,7 @@ class Neighbours:
 def load_neighbours(base_dir: Path, device: torch.device) -> Neighbours:
     """Read `vae`, `text_encoder` and `tokenizer` of a diffusers folder."""
     vae = AutoencoderKL.from_pretrained(base_dir / "vae", torch_dtype=torch.float32)
-    text_encoder = CLIPTextModel.from_pretrained(base_dir / "text_encoder", dtype=torch.float32)
+    text_encoder: Any = CLIPTextModel.from_pretrained(base_dir / "text_encoder", dtype=torch.float32)
     return Neighbours(
         vae=vae.to(device).eval().requires_grad_(False),
         text_encoder=text_encoder.to(device).eval().requires_grad_(False),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.base.prompts import encode_tokens, tokenize
 from acfun.base.vae_features import decode_latents
+from acfun.conditioning import predict_guided
 from acfun.config import load_config
 from acfun.images import contact_sheet, save_image, tensor_to_pil
 from acfun.sampling import denoise, select_timesteps
@@ -79,6 +80,8 @@ class UnetConfig:
 class UnetTrainer(nn.Module):
     """The UNet and its loss in one module, the one that accelerate prepares."""
 
+    alphas_cumprod: Tensor
+
     def __init__(self, unet: UNet2DConditionModel, alphas_cumprod: Tensor, snr_gamma: float) -> None:
         super().__init__()
         self.unet = unet
@@ -105,7 +108,8 @@ class UnetTrainer(nn.Module):
         )[0]
         snr = (alphas / (1 - alphas)).flatten()
         weights = (snr.clamp(max=self.snr_gamma) + 1) / (snr + 1)
-        return (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
+        loss: Tensor = (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
+        return loss
 
 
 def build_unet(config: UnetConfig, latent_channels: int, sample_size: int, text_dim: int) -> UNet2DConditionModel:
@@ -195,9 +199,7 @@ class UnetRun:
         hidden = encode_tokens(neighbours.text_encoder, ids.to(device))
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            output = self.unet(latents.repeat(2, 1, 1, 1), timestep, encoder_hidden_states=hidden, return_dict=False)[0]
-            unconditional, conditional = output.chunk(2)
-            return unconditional + guidance_scale * (conditional - unconditional)
+            return predict_guided(self.unet, latents, timestep, hidden, guidance_scale)
 
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
         generator = torch.Generator().manual_seed(1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from acfun.base.loading import Base
 
@@ -19,7 +19,7 @@ class PromptEmbeds(NamedTuple):
     negative_prompt_embeds: Tensor
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompts: str | Sequence[str]) -> Tensor:
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: str | Sequence[str]) -> Tensor:
     """Token ids (B,T) of the prompts, padded to the model's length T; a cut prompt is logged as a warning."""
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     length = tokenizer.model_max_length

@@ -28,7 +28,8 @@ def encode_features(vae: AutoencoderKL, image: Tensor) -> list[Tensor]:
 def encode_latents(vae: AutoencoderKL, image: Tensor) -> Tensor:
     """Scaled mean latents (B,C,h,w), as the UNet sees them, of (B,3,H,W) images in [-1,1]; without gradients."""
     mean: Tensor = vae.encode(image.to(vae.dtype)).latent_dist.mean
-    return (mean.float() - _shift(vae)) * vae.config.scaling_factor
+    latents: Tensor = (mean.float() - _shift(vae)) * vae.config.scaling_factor
+    return latents
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from acfun.paths import atomic_write, mini_dir
 # Ears, hairline and the outline of the hair vary without the head moving.
 POSE_INDICES = (*range(109), *range(125, 134), *range(158, 183))
 DETECTION_SIZES = (128, 256, 512)
-MIN_SCORE = 0.5
+MIN_SCORE = 0.55
 NUM_PASSES = 2
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _MIN_HEAT = 0.2

@@ -1,5 +1,7 @@
 """Backgrounds to set a person before: plain, graded, mottled, or blurred shapes."""
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
@@ -9,19 +11,21 @@ from acfun.synthetic.data import FloatArray
 def sample_background(size: int, generator: np.random.Generator) -> FloatArray:
     """Draw a (size, size, 3) float32 background in [0, 1]."""
     draw = (_plain, _graded, _mottled, _shapes)[generator.integers(4)]
-    return np.clip(draw(size, generator), 0, 1).astype(np.float32)
+    background: FloatArray = np.clip(draw(size, generator), 0, 1).astype(np.float32)
+    return background
 
 
 def _colour(generator: np.random.Generator) -> FloatArray:
     grey = generator.uniform(0.05, 0.95)
-    return (grey + generator.uniform(0, 0.6) * (generator.random(3) - 0.5)).astype(np.float32)
+    colour: FloatArray = (grey + generator.uniform(0, 0.6) * (generator.random(3) - 0.5)).astype(np.float32)
+    return colour
 
 
-def _plain(size: int, generator: np.random.Generator) -> FloatArray:
+def _plain(size: int, generator: np.random.Generator) -> Any:
     return np.broadcast_to(_colour(generator), (size, size, 3)) + generator.normal(0, 0.008, (size, size, 1))
 
 
-def _graded(size: int, generator: np.random.Generator) -> FloatArray:
+def _graded(size: int, generator: np.random.Generator) -> Any:
     ticks = np.linspace(-1, 1, size)
     angle = generator.uniform(0, 2 * np.pi)
     if generator.random() < 0.5:
@@ -32,7 +36,7 @@ def _graded(size: int, generator: np.random.Generator) -> FloatArray:
     return weight * _colour(generator) + (1 - weight) * _colour(generator)
 
 
-def _mottled(size: int, generator: np.random.Generator) -> FloatArray:
+def _mottled(size: int, generator: np.random.Generator) -> Any:
     noise = sum(
         ndimage.gaussian_filter(generator.normal(size=(size, size, 3)), (size / scale, size / scale, 0)) * size / scale
         for scale in (4, 9, 20)
@@ -40,7 +44,7 @@ def _mottled(size: int, generator: np.random.Generator) -> FloatArray:
     return _colour(generator) + 0.06 * noise
 
 
-def _shapes(size: int, generator: np.random.Generator) -> FloatArray:
+def _shapes(size: int, generator: np.random.Generator) -> Any:
     canvas = np.broadcast_to(_colour(generator), (size, size, 3)).copy()
     for _ in range(int(generator.integers(3, 10))):
         left, top = generator.integers(-size // 3, size, 2)

@@ -139,7 +139,8 @@ class MorphFactory:
         centre = np.asarray(EYES_CENTRE)
 
         def place(points: FloatArray) -> FloatArray:
-            return (((points - centre) @ rotation.T + centre + shift) * self.size - 0.5).astype(np.float32)
+            placed = ((points - centre) @ rotation.T + centre + shift) * self.size - 0.5
+            return np.asarray(placed, np.float32)
 
         return place(shape), place(_BORDER)
 
@@ -196,7 +197,7 @@ def relight(image: FloatArray, landmarks: FloatArray, generator: np.random.Gener
     lit = np.clip(image, 0, 1) ** gamma * gain * tint * ramp[..., None]
     saturation = np.clip(generator.normal(1, 0.2 * amount), 0.3, 1.6)
     grey = to_grey(lit)
-    return np.clip(grey + saturation * (lit - grey), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(grey + saturation * (lit - grey), 0, 1), np.float32)
 
 
 def to_grey(image: FloatArray) -> FloatArray:
@@ -208,7 +209,7 @@ def to_grey(image: FloatArray) -> FloatArray:
 def _linear_upsampling(coarse: int, fine: int) -> FloatArray:
     position = np.linspace(0, coarse - 1, fine)
     distance = np.abs(position[:, None] - np.arange(coarse)[None, :])
-    return np.clip(1 - distance, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(1 - distance, 0, 1), np.float32)
 
 
 def _sample_pixels(image: FloatArray, coordinates: FloatArray) -> FloatArray:
@@ -221,11 +222,11 @@ def _face_weight(landmarks: FloatArray, size: int) -> FloatArray:
     oval = polygon2mask((size, size), landmarks[list(HEAD_OUTLINE)][:, ::-1])
     radius = size / 24
     eroded = ndimage.binary_erosion(oval, iterations=max(1, round(radius / 2)))
-    return ndimage.gaussian_filter(eroded.astype(np.float32), radius / 2)
+    return np.asarray(ndimage.gaussian_filter(eroded.astype(np.float32), radius / 2))
 
 
 def _match_tone(image: FloatArray, reference: FloatArray, weight: FloatArray) -> FloatArray:
     total = weight.sum() + 1e-6
     mean = (weight[..., None] * image).sum((0, 1)) / total
     target = (weight[..., None] * reference).sum((0, 1)) / total
-    return image + 0.7 * (target - mean)
+    return np.asarray(image + 0.7 * (target - mean), np.float32)

@@ -57,13 +57,13 @@ def load_person(photo: Photo, landmarks: FloatArray, size: int) -> Person:
     width, height = (max(1, round(length * factor)) for length in picture.size)
     factors = np.asarray([width / picture.width, height / picture.height], np.float32)
     pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
-    points = (landmarks + 0.5) * factors - 0.5
+    points = ((landmarks + 0.5) * factors - 0.5).astype(np.float32)
     mask, is_clean = segment_person(pixels, points)
     return Person(
         identity=photo.identity,
         key=photo.key,
         image=np.dstack([pixels, mask]).astype(np.float32),
-        landmarks=points.astype(np.float32),
+        landmarks=points,
         shape=to_canonical(points),
         has_clean_background=is_clean,
     )

@@ -97,8 +97,10 @@ def test_style_scale_zero_is_the_base(pipe: FaceStylizationPipeline, base: Base,
 def test_each_scale_acts(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
     pipe.load_style(make_style(base))
     results = [
-        paint(pipe, face=face, **{name: scale})
-        for name, scale in (("style_scale", 1.0), ("style_scale", 0.5), ("structure_scale", 0.0), ("color_scale", 0.0))
+        paint(pipe, face=face),
+        paint(pipe, face=face, style_scale=0.5),
+        paint(pipe, face=face, structure_scale=0.0),
+        paint(pipe, face=face, color_scale=0.0),
     ]
     pairs = [(first, second) for index, first in enumerate(results) for second in results[:index]]
     assert not any(torch.equal(first, second) for first, second in pairs)
@@ -114,7 +116,8 @@ def test_every_vector_of_the_pseudo_word_is_read(pipe: FaceStylizationPipeline, 
 
 
 def test_seeds_decide(pipe: FaceStylizationPipeline, face: Tensor) -> None:
-    for arguments in ({}, {"face": face, "invert_face": False}, {"face": face, "eta": 1.0}):
+    sampled: list[dict[str, Any]] = [{}, {"face": face, "invert_face": False}, {"face": face, "eta": 1.0}]
+    for arguments in sampled:
         first = paint(pipe, **arguments)
         assert torch.equal(paint(pipe, **arguments), first)
         assert not torch.equal(paint(pipe, seed=1, **arguments), first)
@@ -177,7 +180,7 @@ def test_callbacks_see_and_change_what_diffusers_lets_them(pipe: FaceStylization
         return {}
 
     names = ["latents", "prompt_embeds", "negative_prompt_embeds"]
-    arguments = {"guidance_scale": 2.0, "callback_on_step_end_tensor_inputs": names}
+    arguments: dict[str, Any] = {"guidance_scale": 2.0, "callback_on_step_end_tensor_inputs": names}
     plain = paint(pipe, callback_on_step_end=note, **arguments)
     assert [index for index, _, _ in calls] == [0, 1, 2]
     assert [timestep for _, timestep, _ in calls] == pipe.scheduler.timesteps.tolist()
