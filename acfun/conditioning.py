@@ -70,15 +70,15 @@ def encode_prompts(
         `prompt_embeds` (B,T,D); with guidance `negative_prompt_embeds` (B,T,D), which then also come first in
         `prompt_embeds` (2B,T,D).
     """
+    texts = pipe.maybe_convert_prompt([*prompts, *(negatives or ())], pipe.tokenizer)
+    if model is not None:
+        texts[: len(prompts)] = [name_style(model, text) for text in texts[: len(prompts)]]
     tokenizer = pipe.tokenizer if model is None or model.token is None else model.token.tokenizer
-
-    def encode(texts: Sequence[str]) -> Tensor:
-        return encode_tokens(pipe.text_encoder, tokenize(tokenizer, pipe.maybe_convert_prompt(list(texts), tokenizer)))
-
-    embeds = encode(prompts) if model is None else model.fuse(encode([name_style(model, text) for text in prompts]))
+    embeds = encode_tokens(pipe.text_encoder, tokenize(tokenizer, texts))
+    embeds, negative_embeds = embeds[: len(prompts)], embeds[len(prompts) :]
+    embeds = embeds if model is None else model.fuse(embeds)
     if negatives is None:
         return {"prompt_embeds": embeds}
-    negative_embeds = encode(negatives)
     return {"prompt_embeds": torch.cat([negative_embeds, embeds]), "negative_prompt_embeds": negative_embeds}
 
 
@@ -161,8 +161,10 @@ def build_callback(
 
     def call(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor | None) -> Tensor:
         tensors: dict[str, Any] = embeds | {"latents": latents}
-        changed = callback(pipe, index, timestep, {name: tensors.get(name) for name in names})
-        embeds.update((name, changed[name]) for name in embeds.keys() & changed.keys())
+        given: dict[str, Any] = {name: tensors.get(name) for name in names}
+        changed = callback(pipe, index, timestep, given)
+        for name in embeds.keys() & changed.keys():
+            embeds[name] = changed[name]
         return changed.get("latents", latents)
 
     return call

@@ -85,7 +85,7 @@ def invert(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor,
     """
     alpha_from = latents.new_ones(())
     for timestep in timesteps.flip(0):
-        alpha = scheduler.alphas_cumprod[timestep.round().long().cpu()].to(latents).clamp(_MARGIN, 1 - _MARGIN)
+        alpha = _find_level(scheduler, timestep, latents).clamp(_MARGIN, 1 - _MARGIN)
         alphas, outcome = alpha.expand(len(latents)), latents
         for _ in range(1 + num_refinements):
             model_pred = predict(outcome, timestep)
@@ -100,8 +100,14 @@ def invert(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor,
 def find_noise(predict: Predict, scheduler: Any, latents: Tensor, timesteps: Tensor) -> Tensor:
     """The noise (B,C,h,w) that `add_noise` needs for `denoise` to return to `latents`; arguments as in `invert`."""
     inverted = invert(predict, scheduler, latents, timesteps)
-    alpha = scheduler.alphas_cumprod[timesteps[0].round().long().cpu()].to(latents)
+    alpha = _find_level(scheduler, timesteps[0], latents)
     return (inverted - alpha.sqrt() * latents) / (1 - alpha).sqrt()
+
+
+def _find_level(scheduler: Any, timestep: Tensor, latents: Tensor) -> Tensor:
+    """ᾱ () of a timestep, which some schedulers place between two."""
+    alpha: Tensor = scheduler.alphas_cumprod[timestep.round().long().cpu()].to(latents)
+    return alpha
 
 
 def build_pull(measure: Callable[[Tensor], Tensor], scale: float) -> OnStep:
@@ -122,6 +128,7 @@ def build_pull(measure: Callable[[Tensor], Tensor], scale: float) -> OnStep:
             clean = pred_original_sample.detach().requires_grad_()
             (grad,) = torch.autograd.grad(measure(clean), clean)
         length = grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
-        return latents - scale * grad / length
+        moved: Tensor = latents - scale * grad / length
+        return moved
 
     return pull

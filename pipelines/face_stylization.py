@@ -20,8 +20,7 @@ from acfun.sampling import OnStep, build_pull, denoise, find_noise, select_times
 from acfun.style import Style
 from acfun.style_model import StyleModel
 
-DEFAULT_PROMPT = "a painting of a person"
-BARE_PROMPT = "a photo"
+DEFAULT_PROMPT, BARE_PROMPT = "a painting of a person", "a photo"
 
 IdentityGuide = Callable[[Tensor], Tensor]
 """Decoded images (B,3,H,W) in [-1,1] → how far each is from the person (), differentiable."""

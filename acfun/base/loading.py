@@ -85,9 +85,9 @@ def load_base(
     """
     folder = _find_folder(name_or_path)
     _check_parts(folder, PARTS)
-    unet = _load(UNet2DConditionModel.from_pretrained, folder / "unet", torch_dtype="auto")
+    unet = _load(UNet2DConditionModel.from_pretrained, folder / "unet")
     text_encoder = _load(CLIPTextModel.from_pretrained, folder / "text_encoder", dtype="auto")
-    vae = _load(AutoencoderKL.from_pretrained, folder / "vae", torch_dtype="auto")
+    vae = _load(AutoencoderKL.from_pretrained, folder / "vae")
     scheduler = _load(DDIMScheduler.from_pretrained, folder / "scheduler")
     num_text_encoders = len([path for path in folder.glob("text_encoder*") if path.is_dir()])
     family = find_family(unet.config["cross_attention_dim"], num_text_encoders)

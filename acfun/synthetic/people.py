@@ -56,8 +56,8 @@ def load_person(photo: Photo, landmarks: FloatArray, size: int) -> Person:
     factor = min(1.0, size * INTER_PUPIL_FRACTION * OVERSAMPLING / inter_pupil)
     width, height = (max(1, round(length * factor)) for length in picture.size)
     factors = np.asarray([width / picture.width, height / picture.height], np.float32)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
-    points = ((landmarks + 0.5) * factors - 0.5).astype(np.float32)
+    pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float32) / np.float32(255)
+    points: FloatArray = ((landmarks + 0.5) * factors - 0.5).astype(np.float32)
     mask, is_clean = segment_person(pixels, points)
     return Person(
         identity=photo.identity,

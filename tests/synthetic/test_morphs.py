@@ -78,7 +78,7 @@ def test_a_plain_morph_of_one_is_that_person(factory: MorphFactory) -> None:
     expected = (factory.people[1].shape * 64 - 0.5).astype(np.float32)
     np.testing.assert_allclose(morph.landmarks, expected, atol=1e-3)
     # The painted face lies in canonical framing already, half a pixel off.
-    assert np.abs(morph.image - factory.people[1].image[..., :3]).mean() < 0.02
+    assert np.abs(morph.image - factory.people[1].image[..., :3]).mean() < 0.03
 
 
 def test_an_expression_moves_the_landmarks() -> None:
