@@ -43,7 +43,7 @@ class FitConfig:
         use_afun: whether the prompt attends to the style image.
         placeholder: the pseudo-word.
         num_token_vectors: embedding vectors of the pseudo-word.
-        face_description: who is painted, in words.
+        face_description: who is painted, in words; empty: the pseudo-word stands alone.
         learning_rate: of AdamW.
         max_steps: optimiser steps.
         batch_size: faces a step and process.
@@ -104,7 +104,7 @@ class FitConfig:
         types = typing.get_type_hints(type(self))
         for name in ("objective", "cfun", "cfun_groups", "dtype"):
             _convert(getattr(self, name), types[name], name)
-        for name in ("max_steps", "batch_size", "num_token_vectors", "cfun_rank"):
+        for name in ("max_steps", "batch_size", "num_token_vectors", "cfun_rank", "num_sampled_faces"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("learning_rate", "max_grad_norm"):
@@ -125,7 +125,8 @@ class FitConfig:
 
     def prompt(self) -> str:
         """The prompt of the fit."""
-        return f"a painting of {self.face_description} in {self.placeholder} style"
+        subject = f" of {self.face_description}" if self.face_description else ""
+        return f"a painting{subject} in {self.placeholder} style"
 
 
 def load_config(cls: type[Config], path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

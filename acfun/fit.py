@@ -156,10 +156,11 @@ class _Fit:
         """One optimiser step; losses by name, and the predicted clean latents (B,C,h,w)."""
         config, accelerator = self.config, self.accelerator
         # Every process draws the whole batch, so that one and several processes see the same rows.
-        batch = self.objective.sample(self.data, config.batch_size * accelerator.num_processes, self.generator)
+        names, num_faces = frozenset(self.weights), config.batch_size * accelerator.num_processes
+        batch = self.objective.sample(self.data, num_faces, self.generator, names)
         batch = _take_share(batch, accelerator.process_index, accelerator.num_processes)
         pred, alphas = self._predict(batch)
-        losses = self.objective.compute(self.data, batch, pred, alphas, frozenset(self.weights))
+        losses = self.objective.compute(self.data, batch, pred, alphas, names)
         accelerator.backward(total_loss(losses, self.weights))
         accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         self.optimizer.step()

@@ -50,23 +50,23 @@ class Objective:
     """One objective: which rows it draws, and its losses.
 
     Attributes:
-        uses_style_rows: whether style latents are denoised beside the faces.
+        style_losses: those that need style latents to be denoised beside the faces.
         face_timesteps: range of t / T for face rows.
         style_timesteps: range of t / T for style rows.
         compare_latents: (data, batch, pred_original_sample, timestep_weights) → losses on latents by name.
     """
 
-    uses_style_rows: bool
+    style_losses: frozenset[str]
     face_timesteps: tuple[float, float]
     style_timesteps: tuple[float, float]
     compare_latents: Callable[[FitData, Batch, Tensor, Tensor], dict[str, Tensor]]
 
-    def sample(self, data: FitData, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw `batch_size` faces and, where the objective asks for it, as many style latents, on the data's device."""
+    def sample(self, data: FitData, batch_size: int, generator: torch.Generator, names: frozenset[str]) -> Batch:
+        """Draw `batch_size` faces and, where a loss in `names` needs them, as many style latents."""
         faces = tuple(data.faces[int(i)] for i in torch.randint(len(data.faces), (batch_size,), generator=generator))
         latents, steps = [face.latents for face in faces], data.num_train_timesteps
         timesteps = [_sample_timesteps(self.face_timesteps, steps, batch_size, generator)]
-        if self.uses_style_rows:
+        if names & self.style_losses:
             rows = torch.randint(len(data.style_latents), (batch_size,), generator=generator)
             latents += [data.style_latents[i] for i in rows]
             timesteps.append(_sample_timesteps(self.style_timesteps, steps, batch_size, generator))
@@ -173,8 +173,8 @@ def _match_regions(image: Tensor, face: FaceSample, bank: PatchBank, directions:
 
 
 OBJECTIVES = {
-    "shared": Objective(False, (0.0, 1.0), (0.0, 1.0), _compare_shared),
-    "two_target": Objective(True, (0.0, 1.0), (0.0, 1.0), _compare_two_target),
-    "time_split": Objective(True, (0.0, 1.0), (0.0, 1.0), _compare_time_split),
-    "imagery": Objective(True, FACE_TIMESTEPS, STYLE_TIMESTEPS, _compare_imagery),
+    "shared": Objective(frozenset(), (0.0, 1.0), (0.0, 1.0), _compare_shared),
+    "two_target": Objective(frozenset({"style"}), (0.0, 1.0), (0.0, 1.0), _compare_two_target),
+    "time_split": Objective(frozenset({"style"}), (0.0, 1.0), (0.0, 1.0), _compare_time_split),
+    "imagery": Objective(frozenset({"denoise"}), FACE_TIMESTEPS, STYLE_TIMESTEPS, _compare_imagery),
 }

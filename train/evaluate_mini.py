@@ -147,6 +147,11 @@ def train_probe(images: Tensor, targets: Tensor, classes: int, generator: torch.
     return probe.eval()
 
 
+def read_labels(*folders: Path) -> list[dict[str, object]]:
+    """The labels of shards, in the order of their images."""
+    return [label for folder in folders for label in json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))]
+
+
 @torch.no_grad()
 def sample_captions(base: Base, captions: Sequence[str], guidance_scale: float, steps: int, seed: int) -> Tensor:
     """One image a caption, (B,3,S,S) in [-1,1]."""
@@ -179,8 +184,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, float]:
     generator = torch.Generator().manual_seed(args.seed)
     torch.manual_seed(args.seed)
     base = load_base(args.base)
-    data, held_out = pretraining.open_shards(args.data), pretraining.open_shards(args.held_out)
-    labels, held_labels = (json.loads((folder / LABELS_FILE).read_text()) for folder in (args.data, args.held_out))
+    data, held_out = pretraining.open_shards(*args.data), pretraining.open_shards(args.held_out)
+    labels, held_labels = read_labels(*args.data), read_labels(args.held_out)
     photos = [index for index, label in enumerate(held_labels) if not label["renderer"]]
     renderings = [index for index, label in enumerate(held_labels) if label["renderer"]]
     figures = {
@@ -231,7 +236,7 @@ def main() -> None:
     """Parse the command line and print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="mini")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--guidance-scale", type=float, default=3.0)

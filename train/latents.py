@@ -1,5 +1,6 @@
 """Shards as the UNet sees them: encoded once by the frozen parts of a base, and kept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def encode_shards(shards: Shards, neighbours: Neighbours, accelerator: Accelerat
     return Latents(torch.cat(latents), input_ids)
 
 
-def load_latents(shards_dir: Path, path: Path, neighbours: Neighbours, accelerator: Accelerator) -> Latents:
+def load_latents(shards_dirs: Sequence[Path], path: Path, neighbours: Neighbours, accelerator: Accelerator) -> Latents:
     """Read the encoded shards that an earlier start of this run kept at `path`, or encode and keep them.
 
     Raises:
@@ -67,7 +68,7 @@ def load_latents(shards_dir: Path, path: Path, neighbours: Neighbours, accelerat
     if path.is_file():
         content = torch.load(path, weights_only=True)
         return Latents(content["latents"], content["input_ids"])
-    encoded = encode_shards(open_shards(shards_dir), neighbours, accelerator)
+    encoded = encode_shards(open_shards(*shards_dirs), neighbours, accelerator)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         torch.save({"latents": encoded.latents, "input_ids": encoded.input_ids}, temporary)

@@ -233,7 +233,7 @@ def train(args: argparse.Namespace, config: ClipConfig) -> None:
     accelerator = pretraining.build_accelerator(args.device, config.precision)
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    data, held_out = pretraining.open_shards(args.data), pretraining.open_shards(args.held_out)
+    data, held_out = pretraining.open_shards(*args.data), pretraining.open_shards(args.held_out)
     tokenizer_dir = args.output / "tokenizer"
     if args.resume and tokenizer_dir.is_dir():
         tokenizer = CLIPTokenizer.from_pretrained(tokenizer_dir)
@@ -272,7 +272,7 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder of training shards")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint, log and trained parts")
     parser.add_argument("--minutes", type=float, help="training time; overrides the config")

@@ -222,7 +222,7 @@ def train(args: argparse.Namespace, config: UnetConfig) -> None:
     generator = torch.Generator().manual_seed(config.seed)
     neighbours = load_neighbours(args.base, accelerator.device)
     data = load_latents(args.data, args.output / "train_latents.pt", neighbours, accelerator)
-    held_out = load_latents(args.held_out, args.output / "held_out_latents.pt", neighbours, accelerator)
+    held_out = load_latents([args.held_out], args.output / "held_out_latents.pt", neighbours, accelerator)
     run = UnetRun(config, neighbours, data.latents, accelerator)
     state = pretraining.TrainState()
     if args.resume:
@@ -267,7 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True, help="folder with vae, text_encoder, tokenizer")
-    parser.add_argument("--data", type=Path, required=True, help="folder of training shards")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=45)

@@ -22,7 +22,10 @@ from acfun.base.group_norm import speed_up_group_norms
 from acfun.config import load_config
 from acfun.face.identity import FeatureStages
 from train import pretraining
+from train.vae_init import initialise_linear
 from train.vae_parts import PatchDiscriminator, compute_feature_distance, vary_colours
+
+START_IMAGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +84,19 @@ def build_vae(config: VaeConfig, sample_size: int) -> AutoencoderKL:
         block_out_channels=config.block_out_channels,
         layers_per_block=config.layers_per_block,
         latent_channels=config.latent_channels,
-        norm_num_groups=8,
+        norm_num_groups=4,
         sample_size=sample_size,
         mid_block_add_attention=False,
     )
+
+
+def start_vae(config: VaeConfig, data: pretraining.Shards, generator: torch.Generator) -> AutoencoderKL:
+    """Build the VAE and give it its linear start, fitted to images that are coloured as those of a batch."""
+    vae = build_vae(config, data.images.shape[1])
+    indices = torch.randint(len(data), (START_IMAGES,), generator=generator)
+    images = vary_colours(data.pixel_values(indices), config.colour_probability, generator)
+    initialise_linear(vae, images.contiguous(), generator)
+    return vae
 
 
 class VaeTrainer(nn.Module):
@@ -147,13 +159,9 @@ class VaeRun:
     """One training run: models, optimisers, and one step of both players."""
 
     def __init__(
-        self, config: VaeConfig, size: int, features: nn.Module | None, accelerator: Accelerator, start: Path | None
+        self, config: VaeConfig, vae: AutoencoderKL, features: nn.Module | None, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        if start is None:
-            vae = build_vae(config, size)
-        else:
-            vae = AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32)
         self.vae = vae.to(memory_format=torch.channels_last)
         speed_up_group_norms(self.vae)
         self.discriminator = PatchDiscriminator()
@@ -217,8 +225,14 @@ def train(args: argparse.Namespace, config: VaeConfig) -> None:
     accelerator = pretraining.build_accelerator(args.device, config.precision)
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    data, held_out = pretraining.open_shards(args.data), pretraining.open_shards(args.held_out)
-    run = VaeRun(config, data.images.shape[1], load_features(args.features, accelerator), accelerator, args.start)
+    data, held_out = pretraining.open_shards(*args.data), pretraining.open_shards(args.held_out)
+    if args.start is not None:
+        vae = AutoencoderKL.from_pretrained(args.start, torch_dtype=torch.float32)
+    elif args.resume and (args.output / pretraining.CHECKPOINT_NAME).is_file():
+        vae = build_vae(config, data.images.shape[1])  # the checkpoint has the weights
+    else:
+        vae = start_vae(config, data, generator)
+    run = VaeRun(config, vae, load_features(args.features, accelerator), accelerator)
     state = pretraining.TrainState()
     if args.resume:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())
@@ -258,10 +272,10 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder of training shards")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
     parser.add_argument("--features", type=Path, help="identity encoder's folder, for the perceptual term")
-    parser.add_argument("--start", type=Path, help="VAE folder to start from, instead of random weights")
+    parser.add_argument("--start", type=Path, help="VAE folder to start from, instead of the linear start")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=40)
     parser.add_argument("--max-steps", type=int, default=0)

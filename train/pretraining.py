@@ -253,12 +253,23 @@ class Shards:
         return [choices[int(draw * len(choices))] for choices, draw in zip(texts, draws, strict=True)]
 
 
-def open_shards(directory: Path) -> Shards:
-    """Map `images.npy` and read the captions of `directory`; DataError where they do not fit together.
+def open_shards(*directories: Path) -> Shards:
+    """Map `images.npy` and read the captions of a folder, or read several into memory one after the other.
 
     Captions are those of `labels.json` (as `acfun.synthetic.shards` writes it), or, where there is one, of
     `captions.json`: N texts, or N lists of texts.
+
+    Raises:
+        DataError: files are missing or do not fit together.
     """
+    parts = [_open_folder(directory) for directory in directories]
+    if len(parts) == 1:
+        return parts[0]
+    captions = tuple(texts for part in parts for texts in part.captions)
+    return Shards(np.concatenate([part.images for part in parts]), captions)
+
+
+def _open_folder(directory: Path) -> Shards:
     captions_path = directory / "captions.json"
     if not captions_path.is_file():
         captions_path = directory / "labels.json"

@@ -66,12 +66,12 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where the modules are."""
-        return self.image_encoder.device
+        return self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the modules compute in."""
-        return self.image_encoder.dtype
+        return self.unet.dtype
 
 
 def load_base(

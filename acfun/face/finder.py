@@ -1,18 +1,14 @@
 """Find faces and their 189 landmarks in photographs, paintings and renderings, with two small networks."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from acfun.errors import BaseNotFoundError, NoFaceFoundError
+from acfun.errors import NoFaceFoundError
 from acfun.face.align import (
     INTER_PUPIL_FRACTION,
     compose_transforms,
@@ -22,14 +18,14 @@ from acfun.face.align import (
     warp,
 )
 from acfun.face.networks import DETECTOR_STRIDE, FaceDetector, LandmarkRegressor
-from acfun.paths import atomic_write, mini_dir
+from acfun.face.storage import StoredModule
+from acfun.paths import mini_dir
 
 # Ears, hairline and the outline of the hair vary without the head moving.
 POSE_INDICES = (*range(109), *range(125, 134), *range(158, 183))
 DETECTION_SIZES = (128, 256, 512)
 MIN_SCORE = 0.55
 NUM_PASSES = 2
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _MIN_HEAT = 0.2
 _MAX_CANDIDATES = 24
 _MAX_ENLARGEMENT = 2.0
@@ -67,8 +63,8 @@ class Landmarks:
     error: Tensor
 
 
-class FaceFinder(nn.Module):
-    """A detector and a landmark regressor, saved together as `config.json` and `model.safetensors`.
+class FaceFinder(StoredModule):
+    """A detector and a landmark regressor, saved together.
 
     Args:
         detector_channels: of the detector's three levels.
@@ -78,6 +74,8 @@ class FaceFinder(nn.Module):
         crop_size: width of the regressor's input, pixels.
         mean_shape: (189,2) in the unit frame; zeros to be filled by loading.
     """
+
+    kind, script = "face finder", "train/pretrain_face_finder.py"
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class FaceFinder(nn.Module):
         mean_shape: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
+        self.config = {
             "detector_channels": list(detector_channels),
             "detector_dilations": list(detector_dilations),
             "regressor_channels": list(regressor_channels),
@@ -99,41 +97,6 @@ class FaceFinder(nn.Module):
         }
         self.detector = FaceDetector(detector_channels, detector_dilations)
         self.regressor = LandmarkRegressor(regressor_channels, hidden_size, crop_size, mean_shape)
-
-    def save_pretrained(self, directory: str | Path, *, safe_serialization: bool = True) -> None:
-        """Write the configuration and the weights, in the dtype they have, into a folder.
-
-        Args:
-            directory: created.
-            safe_serialization: there is no other format; the argument keeps the call that all models share.
-        """
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {"_class_name": type(self).__name__, **self.config}
-        with atomic_write(folder / CONFIG_FILE) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with atomic_write(folder / WEIGHTS_FILE) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
-        """Read a finder in float32, ready to find.
-
-        Raises:
-            BaseNotFoundError: the folder does not hold one.
-        """
-        folder = Path(directory)
-        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-        if missing:
-            raise BaseNotFoundError(
-                f"{folder} has no {' and no '.join(missing)}: it holds no face finder; train one with "
-                "train/pretrain_face_finder.py or reinstall acfun with its embedded base"
-            )
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        finder = cls(**{name: value for name, value in content.items() if not name.startswith("_")})
-        finder.load_state_dict({name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()})
-        return finder.eval()
 
 
 @lru_cache(maxsize=1)

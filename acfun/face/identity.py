@@ -4,22 +4,19 @@ Trained by `train/pretrain_identity.py` on crops of `acfun.face.align.face_crop`
 2019, https://arxiv.org/abs/1801.07698).
 """
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from acfun.errors import BaseNotFoundError
 from acfun.face.align import IDENTITY_CROP_SIZE
-from acfun.paths import atomic_write, mini_dir
+from acfun.face.storage import StoredModule
+from acfun.paths import mini_dir
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 _STRIDE = 16
 
 
@@ -50,7 +47,7 @@ class _ResidualUnit(nn.Module):
         return activated
 
 
-class IdentityEncoder(nn.Module):
+class IdentityEncoder(StoredModule):
     """A small residual network from aligned face crops to unit vectors.
 
     Args:
@@ -60,6 +57,8 @@ class IdentityEncoder(nn.Module):
         head_channels: to which the last map is narrowed before it is flattened.
         embedding_size: width D of the embedding.
     """
+
+    kind, script = "identity encoder", "train/pretrain_identity.py"
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class IdentityEncoder(nn.Module):
         embedding_size: int = 128,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
+        self.config = {
             "stem_channels": stem_channels,
             "channels": list(channels),
             "num_units": list(num_units),
@@ -115,42 +114,6 @@ class IdentityEncoder(nn.Module):
             )
         embeds: Tensor = self.head(self.encode_stages(crops)[-1])
         return F.normalize(embeds.float(), dim=1)
-
-    def save_pretrained(self, directory: str | Path, *, safe_serialization: bool = True) -> None:
-        """Write the configuration and the weights, in the dtype they have, into a folder.
-
-        Args:
-            directory: created.
-            safe_serialization: there is no other format; the argument keeps the call that all models share.
-        """
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {"_class_name": type(self).__name__, **self.config}
-        with atomic_write(folder / CONFIG_FILE) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        with atomic_write(folder / WEIGHTS_FILE) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
-        """Read an encoder in float32, in evaluation mode.
-
-        Raises:
-            BaseNotFoundError: the folder does not hold one.
-        """
-        folder = Path(directory)
-        missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-        if missing:
-            raise BaseNotFoundError(
-                f"{folder} has no {' and no '.join(missing)}: it holds no identity encoder; train one with "
-                "train/pretrain_identity.py or reinstall acfun with its embedded base"
-            )
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        encoder = cls(**{name: value for name, value in content.items() if not name.startswith("_")})
-        tensors = load_file(folder / WEIGHTS_FILE)
-        encoder.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
-        return encoder.eval()
 
 
 class FeatureStages(nn.Module):

@@ -1,6 +1,7 @@
 """The fit under accelerate: one and two processes, equal replicas, and kill -9 with resume to the same bytes."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from acfun.style import Style
 from tests.tiny import save_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
-MAX_STEPS = 5
+MAX_STEPS, LONG_STEPS = 5, 40
 CONFIG = f"""
 framing = "whole"
 identity_weight = 0
@@ -61,9 +62,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def add_run_dir(config: Path, directory: Path) -> Path:
+def add_run_dir(config: Path, directory: Path, max_steps: int = MAX_STEPS) -> Path:
+    directory.mkdir(exist_ok=True)
+    text = config.read_text(encoding="utf-8").replace(f"max_steps = {MAX_STEPS}", f"max_steps = {max_steps}")
     path = directory / "fit.toml"
-    path.write_text(f'{config.read_text(encoding="utf-8")}output_dir = "{directory}/run"\n', encoding="utf-8")
+    path.write_text(f'{text}output_dir = "{directory}/run"\n', encoding="utf-8")
     return path
 
 
@@ -104,10 +107,9 @@ def test_the_script_on_two_processes_saves_once(config: Path, tmp_path: Path) ->
 
 def test_killed_and_resumed_gives_the_undisturbed_bytes(config: Path, tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    for directory in (undisturbed, killed):
-        directory.mkdir()
     whole, cut = undisturbed / "style.safetensors", killed / "style.safetensors"
-    done = launch(1, "train/fit_style.py", "--config", add_run_dir(config, undisturbed), "--output", whole)
+    own = add_run_dir(config, undisturbed)
+    done = launch(1, "train/fit_style.py", "--config", own, "--output", whole)
     assert str(whole) in done.stdout
     assert {"config.toml", "fit.safetensors"} <= {path.name for path in (undisturbed / "run").iterdir()}
     own = add_run_dir(config, killed)
@@ -115,6 +117,18 @@ def test_killed_and_resumed_gives_the_undisturbed_bytes(config: Path, tmp_path: 
     assert not cut.exists()
     run("train/fit_style.py", "--config", own, "--output", cut, "--resume")
     assert cut.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_steps(config: Path, tmp_path: Path) -> None:
+    steps = random.Random(0).sample(range(1, LONG_STEPS), 10)
+    whole = tmp_path / "whole.safetensors"
+    run("train/fit_style.py", "--config", add_run_dir(config, tmp_path / "whole", LONG_STEPS), "--output", whole)
+    for step in steps:
+        own, cut = add_run_dir(config, tmp_path / f"killed_{step}", LONG_STEPS), tmp_path / f"{step}.safetensors"
+        run("-c", KILL_AT_STEP, own, step, expected=-signal.SIGKILL)
+        run("train/fit_style.py", "--config", own, "--output", cut, "--resume")
+        assert cut.read_bytes() == whole.read_bytes(), f"killed at step {step}"
 
 
 def test_errors_are_messages(tmp_path: Path) -> None:

@@ -122,14 +122,14 @@ def test_latents_are_encoded_once(shards: Path, base_dir: Path, tmp_path: Path) 
     accelerator = build_accelerator("cpu", "no")
     neighbours = load_neighbours(base_dir, accelerator.device)
     path = tmp_path / "run" / "latents.pt"
-    encoded = load_latents(shards, path, neighbours, accelerator)
+    encoded = load_latents([shards], path, neighbours, accelerator)
     assert encoded.latents.shape == (COUNT, LATENT_CHANNELS, SIZE // 4, SIZE // 4)
     assert encoded.latents.dtype == torch.float16
     assert encoded.input_ids.shape == (COUNT, MAX_LENGTH)
-    again = load_latents(tmp_path / "gone", path, neighbours, accelerator)
+    again = load_latents([tmp_path / "gone"], path, neighbours, accelerator)
     assert torch.equal(again.latents, encoded.latents)
     with pytest.raises(DataError, match="gone"):
-        load_latents(tmp_path / "gone", tmp_path / "other.pt", neighbours, accelerator)
+        load_latents([tmp_path / "gone"], tmp_path / "other.pt", neighbours, accelerator)
 
 
 def test_pure_noise_is_trained_on_too() -> None:

@@ -1,0 +1,1 @@
+"""How good a stylization is: feature extractors and metrics."""

@@ -1,0 +1,36 @@
+"""Extractors: from images (B,3,H,W) in [-1,1] to what metrics compare; each does its own resizing."""
+
+import torch
+from skimage.color import rgb2lab
+from torch import Tensor
+
+from acfun.face.align import face_crop
+from acfun.face.identity import FeatureStages, IdentityEncoder
+from acfun.images import resize, tensor_to_array
+
+STRUCTURE_SIZE = 64
+
+
+@torch.no_grad()
+def extract_identity(encoder: IdentityEncoder, images: Tensor, landmarks: Tensor) -> Tensor:
+    """Unit identity embeddings (B,D); landmarks (B,189,2) pixels."""
+    embeds: Tensor = encoder(face_crop(images, landmarks))
+    return embeds
+
+
+@torch.no_grad()
+def extract_stages(encoder: IdentityEncoder, images: Tensor, size: int = 256) -> list[Tensor]:
+    """Feature maps of the identity encoder's convolutional stages for whole pictures of `size` pixels."""
+    return FeatureStages(encoder)(resize(images, size))
+
+
+@torch.no_grad()
+def extract_luminance(images: Tensor, size: int = STRUCTURE_SIZE) -> Tensor:
+    """Rec. 601 luma (B,size,size) in [-1,1], averaged down."""
+    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    return (resize(images, size) * weights).sum(1)
+
+
+def extract_lab(image: Tensor) -> Tensor:
+    """CIELAB colours (N,3), D65, of the pixels of one image (1,3,H,W)."""
+    return torch.from_numpy(rgb2lab(tensor_to_array(image))).float().reshape(-1, 3)
