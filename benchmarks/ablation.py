@@ -104,13 +104,11 @@ def measure(encoder: IdentityEncoder, scene: Scene, results: Tensor) -> list[dic
     sitter = features.extract_identity(encoder, scene.style, scene.style_landmarks).expand(count, -1)
     stages, truth = (features.extract_stages(encoder, images) for images in (results, scene.truths))
     style = [stage.expand(count, -1, -1, -1) for stage in features.extract_stages(encoder, scene.style)]
-    palette = features.extract_lab(scene.style)
+    palette, lab = features.extract_lab(scene.style), [features.extract_lab(image) for image in results]
     luminance = [features.extract_luminance(images) for images in (results, scene.faces, scene.style, scene.truths)]
     columns = {
         "style": metrics.compute_style_distance(stages, style),
-        "colour": torch.stack(
-            [metrics.compute_colour_distance(features.extract_lab(image), palette) for image in results]
-        ),
+        "colour": torch.stack([metrics.compute_colour_distance(colours, palette) for colours in lab]),
         "identity": metrics.compute_cosine(embeds, person),
         "to_truth": metrics.compute_perceptual_distance(stages, truth),
         "ssim_truth": metrics.compute_ssim(luminance[0], luminance[3]),

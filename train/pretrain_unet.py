@@ -163,6 +163,12 @@ class UnetRun:
         optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)
         self.trainer, self.optimizer = accelerator.prepare(trainer, optimizer)
 
+    def start_from(self, directory: Path) -> None:
+        """Take the weights of an exported UNet, for the same latents, in place of the random ones."""
+        start = UNet2DConditionModel.from_pretrained(directory, torch_dtype=torch.float32)
+        self.unet.load_state_dict(start.state_dict())
+        self.ema = pretraining.Ema(self.unet, self.config.ema_decay)
+
     def step(self, data: Latents, progress: float, generator: torch.Generator) -> float:
         """Train on one batch; returns the loss."""
         pretraining.set_learning_rate(
@@ -225,6 +231,8 @@ def train(args: argparse.Namespace, config: UnetConfig) -> None:
     held_out = load_latents([args.held_out], args.output / "held_out_latents.pt", neighbours, accelerator)
     run = UnetRun(config, neighbours, data.latents, accelerator)
     state = pretraining.TrainState()
+    if args.start is not None:
+        run.start_from(args.start)
     if args.resume:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())
     if config.use_compile:
@@ -269,6 +277,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder with vae, text_encoder, tokenizer")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
+    parser.add_argument("--start", type=Path, help="UNet folder to go on from, instead of random weights")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--max-steps", type=int, default=0)

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.config import load_config
+from acfun.evaluation.metrics import compute_perceptual_distance
 from acfun.face.identity import FeatureStages
 from train import pretraining
 from train.vae_init import initialise_linear
-from train.vae_parts import PatchDiscriminator, compute_feature_distance, vary_colours
+from train.vae_parts import PatchDiscriminator, vary_colours
 
 START_IMAGES = 256
 
@@ -40,6 +41,7 @@ class VaeConfig:
         crop_until: progress in [0, 1] at which whole images begin.
         crop_batch_pixels: pixels a batch, so that a smaller crop means a larger batch.
         colour_probability: share of crops whose colours are mixed at random.
+        start_steps: steps of the linear start's refinement.
         learning_rate: of AdamW, peak.
         kl_weight: weight of the KL divergence to a normal distribution, per latent value.
         perceptual_weight: weight of the feature distance.
@@ -61,6 +63,7 @@ class VaeConfig:
     crop_until: float = 0.6
     crop_batch_pixels: int = 98304
     colour_probability: float = 0.4
+    start_steps: int = 800
     learning_rate: float = 6e-4
     kl_weight: float = 1e-6
     perceptual_weight: float = 0.0
@@ -95,7 +98,7 @@ def start_vae(config: VaeConfig, data: pretraining.Shards, generator: torch.Gene
     vae = build_vae(config, data.images.shape[1])
     indices = torch.randint(len(data), (START_IMAGES,), generator=generator)
     images = vary_colours(data.pixel_values(indices), config.colour_probability, generator)
-    initialise_linear(vae, images.contiguous(), generator)
+    initialise_linear(vae, images.contiguous(), generator, config.start_steps)
     return vae
 
 
@@ -116,7 +119,9 @@ class VaeTrainer(nn.Module):
         losses = {"pixel": error.abs().mean() + 2 * error.square().mean(), "kl": posterior.kl().mean()}
         features = self.frozen_features[0]
         if features is not None and progress >= self.config.perceptual_start:
-            losses["perceptual"] = compute_feature_distance(features, reconstruction, pixel_values)
+            with torch.no_grad():
+                wanted = features(pixel_values)
+            losses["perceptual"] = compute_perceptual_distance(features(reconstruction), wanted).mean()
         return losses, reconstruction
 
 

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class PatchDiscriminator(nn.Module):
@@ -22,20 +21,6 @@ class PatchDiscriminator(nn.Module):
         """Score (B,3,H,W) images in [-1,1]."""
         logits: Tensor = self.layers(image)
         return logits
-
-
-def compute_feature_distance(features: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """Mean squared distance of channel-normalised feature maps over the stages of (B,3,H,W) images in [-1,1].
-
-    LPIPS of Zhang et al. 2018, https://arxiv.org/abs/1801.03924, without its learnt weights.
-    """
-    with torch.no_grad():
-        wanted = features(target)
-    distances = [
-        (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
-        for a, b in zip(features(image), wanted, strict=True)
-    ]
-    return torch.stack(distances).mean()
 
 
 def vary_colours(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,8 @@ from train.vae_parts import vary_colours
 
 SIZE, COUNT = 32, 6
 VAE = pretrain_vae.VaeConfig(
-    block_out_channels=(8, 8),
+    block_out_channels=(16, 32),
+    start_steps=5,
     latent_channels=LATENT_CHANNELS,
     crop_sizes=(16,),
     crop_batch_pixels=1024,
@@ -58,7 +59,7 @@ def base_dir(tmp_path: Path) -> Path:
 
 
 def make_arguments(shards: Path, output: Path, max_steps: int, **others: object) -> argparse.Namespace:
-    common = {"data": shards, "held_out": shards, "output": output, "minutes": 5.0, "max_steps": max_steps}
+    common = {"data": [shards], "held_out": shards, "output": output, "minutes": 5.0, "max_steps": max_steps}
     return argparse.Namespace(**common, device="cpu", resume=True, **others)
 
 
@@ -80,7 +81,7 @@ def test_vae_run_resumes_and_exports(shards: Path, tmp_path: Path) -> None:
     assert {line["step"] for line in read_log(tmp_path / "run") if "psnr" in line} == {2, 4}
     assert read_dtypes(tmp_path / "run" / "vae") == {torch.float16}
     vae = AutoencoderKL.from_pretrained(tmp_path / "run" / "vae")
-    assert vae.config.block_out_channels == [8, 8]
+    assert vae.config.block_out_channels == [16, 32]
     latents = vae.encode(torch.zeros(1, 3, SIZE, SIZE)).latent_dist.mean
     assert latents.shape == (1, LATENT_CHANNELS, SIZE // 2, SIZE // 2)
     assert vae.config.scaling_factor != 0.18215
@@ -105,7 +106,7 @@ def test_a_decoder_alone_leaves_the_encoder_as_it_was(shards: Path, tmp_path: Pa
 def test_unet_run_resumes_and_exports(shards: Path, base_dir: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     for max_steps in (1, 2):
-        pretrain_unet.train(make_arguments(shards, output, max_steps, base=base_dir), UNET)
+        pretrain_unet.train(make_arguments(shards, output, max_steps, base=base_dir, start=None), UNET)
     assert {line["step"] for line in read_log(output) if "held_out" in line} == {1, 2}
     assert read_dtypes(output / "unet") == {torch.float16}
     unet = UNet2DConditionModel.from_pretrained(output / "unet")

@@ -1,0 +1,79 @@
+"""Metrics against values known by construction."""
+
+import math
+
+import pytest
+import torch
+
+from acfun.evaluation import features, metrics
+from tests.fitting import build_identity_encoder
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_distances_vanish_for_equal_and_grow_with_difference() -> None:
+    stages = [noise(2, 6, 8, 8), noise(2, 4, 4, 4, seed=1)]
+    for distance in (metrics.compute_perceptual_distance, metrics.compute_style_distance):
+        assert distance(stages, stages).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+        near, far = ([stage + amount * noise(*stage.shape, seed=2) for stage in stages] for amount in (0.1, 1.0))
+        assert (distance(near, stages) < distance(far, stages)).all()
+
+
+def test_perceptual_distance_ignores_the_size_of_features() -> None:
+    stages = [noise(1, 6, 8, 8)]
+    assert float(metrics.compute_perceptual_distance([3 * stages[0]], stages)) == pytest.approx(0, abs=1e-6)
+    assert float(metrics.compute_perceptual_distance([-stages[0]], stages)) == pytest.approx(4, rel=1e-5)
+
+
+def test_style_distance_ignores_where_things_are() -> None:
+    stage = noise(1, 5, 8, 8)
+    shuffled = stage.flatten(2)[:, :, torch.randperm(64, generator=torch.Generator().manual_seed(0))].view(1, 5, 8, 8)
+    assert float(metrics.compute_style_distance([shuffled], [stage])) == pytest.approx(0, abs=1e-5)
+
+
+def test_colour_distance_of_a_shift_is_the_shift() -> None:
+    colours = noise(500, 3)
+    shift = torch.tensor([3.0, 0.0, -6.0])
+    assert float(metrics.compute_colour_distance(colours + shift, colours)) == pytest.approx(3.0, rel=1e-4)
+
+
+def test_ghosting_sees_a_double_exposure_and_nothing_else() -> None:
+    face, style, other = (noise(1, 40, 40, seed=seed) for seed in range(3))
+    ghost = metrics.compute_ghosting(math.sqrt(0.75) * face + 0.5 * style, face, style)
+    assert float(ghost) == pytest.approx(0.25, abs=0.03)
+    assert float(metrics.compute_ghosting(face, face, style)) < 1e-6
+    assert float(metrics.compute_ghosting(other, face, style)) < 0.01
+    assert float(metrics.compute_ghosting(face - style, face, style)) == 0
+    assert float(metrics.compute_ghosting(torch.zeros(1, 40, 40), face, style)) == 0
+
+
+def test_ssim_is_one_for_equal_images_and_agrees_with_scikit_image() -> None:
+    from skimage.metrics import structural_similarity
+
+    image, other = noise(1, 32, 32).clamp(-1, 1), noise(1, 32, 32, seed=1).clamp(-1, 1)
+    blend = 0.7 * image + 0.3 * other
+    assert float(metrics.compute_ssim(image, image)) == pytest.approx(1, abs=1e-5)
+    wanted = structural_similarity(
+        image[0].numpy(), blend[0].numpy(), data_range=2.0, win_size=7, use_sample_covariance=False
+    )
+    assert float(metrics.compute_ssim(image, blend)) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_bootstrap_interval_holds_the_mean() -> None:
+    values = noise(200) + 5
+    low, high = metrics.bootstrap_interval(values, torch.Generator().manual_seed(0))
+    assert low < float(values.mean()) < high
+    assert high - low == pytest.approx(2 * 1.96 / math.sqrt(200), rel=0.2)
+
+
+def test_extractors_own_their_sizes() -> None:
+    encoder = build_identity_encoder()
+    images = noise(2, 3, 60, 60).clamp(-1, 1)
+    stages = features.extract_stages(encoder, images, size=64)
+    assert [stage.shape[-1] for stage in stages] == [32, 16, 8, 4]
+    assert features.extract_luminance(images, 16).shape == (2, 16, 16)
+    white = features.extract_lab(torch.ones(1, 3, 4, 4))
+    assert white.shape == (16, 3)
+    assert white[0].tolist() == pytest.approx([100, 0, 0], abs=0.01)
