@@ -6,6 +6,7 @@ Notation (paper → here): x̂0 → pred_original_sample, z_t → noisy_latents,
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,9 +88,8 @@ def sliced_wasserstein(points: Tensor, target: Tensor, directions: Tensor) -> Te
         target: (M, D).
         directions: (D, K) unit columns.
     """
-    projected = (points @ directions).sort(0).values
-    wanted = (target @ directions).sort(0).values
-    count = min(len(projected), len(wanted))
+    projected, wanted = (_sort_rows((some @ directions).T) for some in (points, target))
+    count = min(len(points), len(target))
     return (_quantiles(projected, count) - _quantiles(wanted, count)).abs().mean()
 
 
@@ -165,8 +165,18 @@ def total_loss(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
-def _quantiles(sorted_points: Tensor, count: int) -> Tensor:
-    if len(sorted_points) == count:
-        return sorted_points
-    positions = torch.linspace(0, len(sorted_points) - 1, count, device=sorted_points.device)
-    return sorted_points[positions.round().long()]
+def _sort_rows(values: Tensor) -> Tensor:
+    """Sort each row of (K,N) upwards; gradients flow."""
+    if values.device.type != "cpu":
+        return values.sort(1).values
+    # numpy sorts with vector instructions, several times as fast as torch on a CPU.
+    order = np.argsort(values.detach().float().numpy(), axis=1)
+    return values.gather(1, torch.from_numpy(order))
+
+
+def _quantiles(sorted_rows: Tensor, count: int) -> Tensor:
+    """`count` evenly spaced values (K,count) of sorted rows (K,N)."""
+    if sorted_rows.shape[1] == count:
+        return sorted_rows
+    positions = torch.linspace(0, sorted_rows.shape[1] - 1, count, device=sorted_rows.device)
+    return sorted_rows[:, positions.round().long()]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from acfun.base.group_norm import speed_up_group_norms
@@ -158,6 +159,8 @@ class UnetRun:
         unet = build_unet(config, latents.shape[1], latents.shape[-1], text_dim)
         self.unet = unet.to(accelerator.device, memory_format=torch.channels_last)
         speed_up_group_norms(self.unet)
+        if accelerator.device.type == "cpu":  # the backward pass of torch's fused attention is the slower one there
+            self.unet.set_attn_processor(AttnProcessor())
         self.ema = pretraining.Ema(self.unet, config.ema_decay)
         trainer = UnetTrainer(self.unet, self.scheduler.alphas_cumprod, config.snr_gamma)
         optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)

@@ -62,4 +62,8 @@ def test_least_squares_finds_a_convolution_again() -> None:
 
 def test_too_narrow_a_trunk_is_refused() -> None:
     with pytest.raises(ValueError, match="widen block_out_channels"):
-        initialise_linear(build_vae(VaeConfig(block_out_channels=(16, 8, 16), latent_channels=9), 16), make_images(), torch.Generator())
+        initialise_linear(
+            build_vae(VaeConfig(block_out_channels=(16, 8, 16), latent_channels=9), 16),
+            make_images(),
+            torch.Generator(),
+        )
