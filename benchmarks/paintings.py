@@ -2,8 +2,8 @@
 
 `python -m benchmarks.paintings --styles FOLDER --photos FILE … --output RUN`
 
-Writes RUN/<painting>.safetensors, RUN/<painting>-<photograph>.png and RUN/sheet.png: the photographs above, the paintings
-on the left. What is there already is not made again.
+Writes RUN/<painting>.safetensors, RUN/<painting>-<photograph>.png and RUN/sheet.png: photographs above, paintings on
+the left. What is there already is not made again.
 """
 
 import argparse

@@ -9,7 +9,7 @@ pooled output is the text embedding (Radford et al. 2021, arXiv:2103.00020).
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,6 @@ class ClipConfig:
         learning_rate: of AdamW, peak.
         weight_decay: of matrices; vectors and embeddings have none.
         min_crop: smallest width of the random crops, as a part of the image.
-        minutes: training time, all sessions together.
         ema_decay: of the averaged weights that are exported.
         precision: "bf16" or "no".
         num_threads: CPU threads; 0 leaves torch's own choice.
@@ -74,7 +73,6 @@ class ClipConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     min_crop: float = 0.8
-    minutes: float = 20.0
     ema_decay: float = 0.999
     precision: str = "bf16"
     num_threads: int = 0
@@ -244,27 +242,21 @@ def train(args: argparse.Namespace, config: ClipConfig) -> None:
     run, state = ClipRun(config, tokenizer, accelerator), pretraining.TrainState()
     if args.resume:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())
-    budget, stop = pretraining.Budget(config.minutes, state, args.max_steps), pretraining.catch_stop_signals()
-    log = pretraining.TrainLog(args.output, budget)
-    report, save = pretraining.Interval(30), pretraining.Interval(180)
-    losses = []
-    while not budget.is_over() and not stop.is_set():
+
+    def step(progress: float) -> tuple[dict[str, float], int]:
         indices = torch.randint(len(data), (config.batch_size,), generator=generator)
         images = sample_crops(data.pixel_values(indices), config.image_size, config.min_crop, generator)
         texts = data.sample_captions(indices, generator)
-        learning_rate = config.learning_rate * pretraining.compute_cosine_scale(budget.progress())
-        losses.append(float(run.step(images, texts, learning_rate)))
-        state.step, state.num_samples = state.step + 1, state.num_samples + len(indices)
-        if report.is_due():
-            log.report(loss=float(np.mean(losses)), scale=float(run.pair.log_scale.detach().exp()))
-            losses.clear()
-        if save.is_due():
-            pretraining.save_checkpoint(args.output, state, generator, **run.parts())
-            with run.ema.applied(run.pair):
-                log.report(**run.measure_retrieval(held_out))
-    pretraining.save_checkpoint(args.output, state, generator, **run.parts())
-    with run.ema.applied(run.pair):
-        log.report(**run.measure_retrieval(held_out))
+        loss = run.step(images, texts, config.learning_rate * pretraining.compute_cosine_scale(progress))
+        return {"loss": float(loss), "scale": float(run.pair.log_scale.detach().exp())}, len(indices)
+
+    def save() -> dict[str, float]:
+        pretraining.save_checkpoint(args.output, state, generator, **run.parts())
+        with run.ema.applied(run.pair):
+            return run.measure_retrieval(held_out)
+
+    budget = pretraining.Budget(args.minutes, state, args.max_steps)
+    pretraining.run_loop(step, save, budget=budget, output=args.output)
     run.export(args.output)
 
 
@@ -274,16 +266,10 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint, log and trained parts")
-    parser.add_argument("--minutes", type=float, help="training time; overrides the config")
+    pretraining.add_run_arguments(parser, minutes=14)
     parser.add_argument("--seed", type=int, help="overrides the config")
-    parser.add_argument("--max-steps", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    config = load_config(ClipConfig, args.config)
-    overrides = {name: getattr(args, name) for name in ("minutes", "seed") if getattr(args, name) is not None}
-    config = replace(config, **overrides)
+    config = load_config(ClipConfig, args.config, {"seed": args.seed})
     pretraining.prepare_process(config.num_threads)
     train(args, config)
 

@@ -9,7 +9,6 @@ distances in the unit frame for the regressor.
 """
 
 import argparse
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,27 +217,18 @@ def train(args: argparse.Namespace, config: FaceFinderConfig) -> None:
     elif args.init is not None:
         run.finder.load_state_dict(FaceFinder.from_pretrained(args.init).state_dict())
         run.ema = pretraining.Ema(run.finder, config.ema_decay)
-    budget, stop = pretraining.Budget(args.minutes, state, args.max_steps), pretraining.catch_stop_signals()
-    log, totals = pretraining.TrainLog(args.output, budget), defaultdict(list)
-    report, save = pretraining.Interval(30), pretraining.Interval(180)
 
-    def save_all() -> None:
+    def step(progress: float) -> tuple[dict[str, float], int]:
+        return run.step(progress, generator), config.face_batch_size
+
+    def save() -> dict[str, float]:
         pretraining.save_checkpoint(args.output, state, generator, **run.parts())
         with run.ema.applied(run.finder):
-            errors = {name: compute_landmark_error(run.finder, shards, 2) for name, shards in held_out.items()}
-            log.report(**errors)
             pretraining.export_half(run.finder, args.output / "face_finder")
+            return {name: compute_landmark_error(run.finder, shards, 2) for name, shards in held_out.items()}
 
-    while not budget.is_over() and not stop.is_set():
-        for name, loss in run.step(budget.progress(), generator).items():
-            totals[name].append(loss)
-        state.step, state.num_samples = state.step + 1, state.num_samples + config.face_batch_size
-        if report.is_due():
-            log.report(**{name: float(np.mean(losses)) for name, losses in totals.items()})
-            totals.clear()
-        if save.is_due():
-            save_all()
-    save_all()
+    budget = pretraining.Budget(args.minutes, state, args.max_steps)
+    pretraining.run_loop(step, save, budget=budget, output=args.output)
 
 
 def main() -> None:
@@ -248,15 +238,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, nargs="+", required=True, help="folders of people not trained on")
     parser.add_argument("--init", type=Path, help="face finder to start from, for a round with more data")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=18)
-    parser.add_argument("--max-steps", type=int, default=0)
+    pretraining.add_run_arguments(parser, minutes=18)
     parser.add_argument("--seed", type=int, help="in place of the config's")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    overrides = {} if args.seed is None else {"seed": args.seed}
-    config = load_config(FaceFinderConfig, args.config, overrides)
+    config = load_config(FaceFinderConfig, args.config, {"seed": args.seed})
     pretraining.prepare_process(config.num_threads)
     train(args, config)
 

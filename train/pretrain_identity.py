@@ -9,7 +9,6 @@ batch (van den Oord et al. 2018), from which an untrained encoder learns sooner.
 """
 
 import argparse
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,30 +206,22 @@ def train(args: argparse.Namespace, config: IdentityConfig) -> None:
     is_resumed = args.resume and pretraining.load_checkpoint(args.output, state, generator, **run.parts())
     if args.fit_head and not is_resumed:
         run.fit_head(generator)
-    budget, stop = pretraining.Budget(args.minutes, state, args.max_steps), pretraining.catch_stop_signals()
-    log, totals = pretraining.TrainLog(args.output, budget), defaultdict(list)
-    report, save = pretraining.Interval(30), pretraining.Interval(args.save_every)
 
-    def save_all() -> None:
+    def step(progress: float) -> tuple[dict[str, float], int]:
+        return run.step(progress, generator), 2 * config.batch_size
+
+    def save() -> dict[str, float]:
         with run.ema.applied(run.encoder):
             figures = compute_recognition(run.encoder, held_out)
             figure = float(np.mean([figures[name] for name in FIGURES]))
-            log.report(**figures, mean=figure)
             if state.best_figure is None or figure > state.best_figure:
                 state.best_figure = figure
                 pretraining.export_half(run.encoder, args.output / EXPORT_NAME)
         pretraining.save_checkpoint(args.output, state, generator, **run.parts())
+        return {**figures, "mean": figure}
 
-    while not budget.is_over() and not stop.is_set():
-        for name, loss in run.step(budget.progress(), generator).items():
-            totals[name].append(loss)
-        state.step, state.num_samples = state.step + 1, state.num_samples + 2 * config.batch_size
-        if report.is_due():
-            log.report(**{name: float(np.mean(losses)) for name, losses in totals.items()})
-            totals.clear()
-        if save.is_due():
-            save_all()
-    save_all()
+    budget = pretraining.Budget(args.minutes, state, args.max_steps)
+    pretraining.run_loop(step, save, budget=budget, output=args.output, save_every=args.save_every)
 
 
 def main() -> None:

@@ -240,20 +240,16 @@ def train(args: argparse.Namespace, config: UnetConfig) -> None:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())
     if config.use_compile:
         run.unet.compile()
-    budget, stop = pretraining.Budget(args.minutes, state, args.max_steps), pretraining.catch_stop_signals()
-    log, report, save = pretraining.TrainLog(args.output, budget), pretraining.Interval(30), pretraining.Interval(240)
-    losses: list[float] = []
-    while not budget.is_over() and not stop.is_set():
-        losses.append(run.step(data, budget.progress(), generator))
-        state.step, state.num_samples = state.step + 1, state.num_samples + config.batch_size
-        if report.is_due():
-            log.report(loss=float(np.mean(losses)), samples_per_second=state.num_samples / max(state.seconds, 1))
-            losses.clear()
-        if save.is_due():
-            finish(run, args.output, state, generator)
-            log.report(held_out=measure(run, held_out))
-    finish(run, args.output, state, generator)
-    log.report(held_out=measure(run, held_out))
+
+    def step(progress: float) -> tuple[dict[str, float], int]:
+        return {"loss": run.step(data, progress, generator)}, config.batch_size
+
+    def save() -> dict[str, float]:
+        finish(run, args.output, state, generator)
+        return {"held_out": measure(run, held_out)}
+
+    budget = pretraining.Budget(args.minutes, state, args.max_steps)
+    pretraining.run_loop(step, save, budget=budget, output=args.output, save_every=240)
 
 
 @torch.no_grad()
@@ -281,11 +277,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training shards")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
     parser.add_argument("--start", type=Path, help="UNet folder to go on from, instead of random weights")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=45)
-    parser.add_argument("--max-steps", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--resume", action="store_true")
+    pretraining.add_run_arguments(parser, minutes=45)
     args = parser.parse_args()
     config = load_config(UnetConfig, args.config)
     pretraining.prepare_process(config.num_threads)

@@ -243,26 +243,21 @@ def train(args: argparse.Namespace, config: VaeConfig) -> None:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())
     if config.use_compile:
         run.trainer.compile()
-    budget, stop = pretraining.Budget(args.minutes, state, args.max_steps), pretraining.catch_stop_signals()
-    log, report, save = pretraining.TrainLog(args.output, budget), pretraining.Interval(30), pretraining.Interval(180)
-    totals: list[float] = []
-    while not budget.is_over() and not stop.is_set():
-        progress = budget.progress()
+
+    def step(progress: float) -> tuple[dict[str, float], int]:
         batch = sample_batch(data, config, progress, generator)
-        totals.append(run.step(batch, progress, generator)["pixel"])
-        state.step, state.num_samples = state.step + 1, state.num_samples + len(batch)
-        if report.is_due():
-            log.report(pixel=float(np.mean(totals)))
-            totals.clear()
-        if save.is_due():
-            pretraining.save_checkpoint(args.output, state, generator, **run.parts())
-            with run.ema.applied(run.vae):
-                log.report(psnr=compute_psnr(run.vae, held_out, accelerator.device))
-    pretraining.save_checkpoint(args.output, state, generator, **run.parts())
+        return run.step(batch, progress, generator), len(batch)
+
+    def save() -> dict[str, float]:
+        pretraining.save_checkpoint(args.output, state, generator, **run.parts())
+        with run.ema.applied(run.vae):
+            return {"psnr": compute_psnr(run.vae, held_out, accelerator.device)}
+
+    budget = pretraining.Budget(args.minutes, state, args.max_steps)
+    pretraining.run_loop(step, save, budget=budget, output=args.output)
     run.ema.copy_to(run.vae)
     if config.trains_encoder:
         run.vae.register_to_config(scaling_factor=measure_scaling(run.vae, data, accelerator.device))
-    log.report(psnr=compute_psnr(run.vae, held_out, accelerator.device))
     pretraining.export_half(run.vae, args.output / "vae")
 
 
@@ -281,11 +276,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True, help="folder of shards of people not trained on")
     parser.add_argument("--features", type=Path, help="identity encoder's folder, for the perceptual term")
     parser.add_argument("--start", type=Path, help="VAE folder to start from, instead of the linear start")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=40)
-    parser.add_argument("--max-steps", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--resume", action="store_true")
+    pretraining.add_run_arguments(parser, minutes=40)
     args = parser.parse_args()
     config = load_config(VaeConfig, args.config)
     pretraining.prepare_process(config.num_threads)

@@ -1,9 +1,10 @@
-"""What every pretraining script shares: time budget, EMA, schedule, atomic checkpoints, shards, log, export.
+"""What every pretraining script shares: loop, time budget, EMA, schedule, atomic checkpoints, shards, log, export.
 
-A script owns its models and its loop; this module owns what must behave the same in every run: stopping in
+A script owns its models and its step; this module owns what must behave the same in every run: stopping in
 time, surviving kill -9 (`save_checkpoint` is atomic) and continuing to the same numbers (`--resume`).
 """
 
+import argparse
 import copy
 import json
 import math
@@ -12,7 +13,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from acfun.paths import atomic_write
 from acfun.process import restart_with_malloc_settings
 
 CHECKPOINT_NAME = "checkpoint.pt"
+REPORT_EVERY = 30.0
 
 
 # --- process ---
@@ -123,6 +126,52 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Give every parameter group `learning_rate`, times the group's own "scale" entry where it has one."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("scale", 1.0)
+
+
+# --- loop ---
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, minutes: float) -> None:
+    """The options of a run that every script has: `output`, `minutes`, `max_steps`, `device`, `resume`."""
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint, log and what was trained")
+    parser.add_argument("--minutes", type=float, default=minutes, help="in all, together with resumed runs")
+    parser.add_argument("--max-steps", type=int, default=0, help="end after so many; 0 for the minutes alone")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+
+
+def run_loop(
+    step: Callable[[float], tuple[Mapping[str, float], int]],
+    save: Callable[[], Mapping[str, float]],
+    *,
+    budget: Budget,
+    output: Path,
+    save_every: float = 180,
+) -> None:
+    """Take steps until the budget is spent or the user stops; report each half minute, save on the way and at the end.
+
+    Args:
+        step: progress in [0,1] → losses by name, and how many samples were trained on.
+        save: writes the checkpoint; returns figures to be reported.
+        budget: counts steps and samples in its state.
+        output: folder of the log.
+        save_every: seconds.
+    """
+    stop, log, totals = catch_stop_signals(), TrainLog(output, budget), defaultdict[str, list[float]](list)
+    report_due, save_due = Interval(REPORT_EVERY), Interval(save_every)
+    state = budget.state
+    while not budget.is_over() and not stop.is_set():
+        losses, num_samples = step(budget.progress())
+        state.step, state.num_samples = state.step + 1, state.num_samples + num_samples
+        for name, loss in losses.items():
+            totals[name].append(loss)
+        if report_due.is_due():
+            means = {name: sum(values) / len(values) for name, values in totals.items()}
+            log.report(**means, samples_per_second=state.num_samples / max(state.seconds, 1))
+            totals.clear()
+        if save_due.is_due():
+            log.report(**save())
+    log.report(**save())
 
 
 # --- averaging ---

@@ -69,7 +69,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def run(shards: Path, output: Path, steps: int, *, resume: bool = False) -> None:
-    arguments = {"data": shards, "held_out": shards, "output": output, "max_steps": steps}
+    arguments = {"data": [shards], "held_out": shards, "output": output, "max_steps": steps, "minutes": 5.0}
     train(argparse.Namespace(**arguments, device="cpu", resume=resume), TOY)
 
 
