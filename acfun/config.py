@@ -53,7 +53,7 @@ class FitConfig:
         identity_weight: 1 − cosine of identity embeddings.
         statistics_weight: `imagery`: sliced Wasserstein distance of colour patches, region by region.
         gram_weight: `imagery`: Gram matrices of the VAE's features.
-        structure_weight: `imagery`: self-similarity of the VAE's features.
+        structure_weight: `imagery`: self-similarity of the identity encoder's features.
         shape_weight: `imagery`: landmarks pulled to the painted face's proportions.
         denoise_weight: `imagery`: denoising of crops of the style image.
         shape_amount: share of the painted face's deviation from the average that the result should show.
@@ -79,7 +79,7 @@ class FitConfig:
     placeholder: str = "<style>"
     num_token_vectors: int = 1
     face_description: str = "a person"
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     max_steps: int = 160
     batch_size: int = 1
     max_grad_norm: float = 1.0
@@ -88,7 +88,7 @@ class FitConfig:
     identity_weight: float = 1.0
     statistics_weight: float = 4.0
     gram_weight: float = 1.2
-    structure_weight: float = 7.5
+    structure_weight: float = 4.0
     shape_weight: float = 0.5
     denoise_weight: float = 0.3
     shape_amount: float = 0.5

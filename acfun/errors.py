@@ -21,6 +21,10 @@ class NoFaceFoundError(AcfunError):
     """No face was found where one is needed."""
 
 
+class FitDivergedError(AcfunError):
+    """A fit's losses are no numbers any more."""
+
+
 class StyleFileError(AcfunError):
     """A style file is missing, damaged, or from a newer acfun."""
 

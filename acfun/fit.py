@@ -1,5 +1,6 @@
 """Fitting a style: encode once, loop, return the style."""
 
+import math
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ from acfun.base.vae_features import decode_latents
 from acfun.cfun import CFunOptions
 from acfun.config import FitConfig
 from acfun.devices import select_device
+from acfun.errors import FitDivergedError
 from acfun.fit_checkpoint import FitCheckpoint, describe_fit
 from acfun.fit_data import FitData
 from acfun.fit_prepare import prepare
@@ -29,6 +31,7 @@ from acfun.objectives import OBJECTIVES, Batch
 from acfun.style import Style
 from acfun.style_model import StyleModel, build_style_model
 
+MAX_SPOILT_STEPS = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -71,6 +74,7 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
         NoFaceFoundError: a face photograph without a face.
         BaseNotFoundError: there is no such base.
         ConfigError: options that contradict each other, or a checkpoint of another configuration is to be resumed.
+        FitDivergedError: the losses are no numbers any more.
     """
     # What is on a device already stays there.
     accelerator = Accelerator(device_placement=False)
@@ -125,7 +129,7 @@ class _Fit:
         self.input_ids = _tokenize_prompt(config, model).to(base.device)
         self.parameters = model.trainable_parameters()
         optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
-        self.step, self.checkpoint = 0, None
+        self.step, self.spoilt, self.checkpoint = 0, 0, None
         if config.output_dir is not None:
             self.checkpoint = FitCheckpoint(config, base.fingerprint, model, optimizer, generator)
         if self.checkpoint is not None and config.resume:
@@ -162,10 +166,21 @@ class _Fit:
         pred, alphas = self._predict(batch)
         losses = self.objective.compute(self.data, batch, pred, alphas, names)
         accelerator.backward(total_loss(losses, self.weights))
-        accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        self.optimizer.step()
+        norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
+        self._step_unless_spoilt(float(norm))
         self.optimizer.zero_grad(set_to_none=True)
         return losses, pred
+
+    def _step_unless_spoilt(self, grad_norm: float) -> None:
+        """Leave out a step whose gradient is no number; several in a row mean that the fit has come apart."""
+        self.spoilt = 0 if math.isfinite(grad_norm) else self.spoilt + 1
+        if self.spoilt > MAX_SPOILT_STEPS:
+            raise FitDivergedError(
+                f"the last {self.spoilt} gradients were {grad_norm}: the fit has come apart at step {self.step}; "
+                f"lower learning_rate, which is {self.config.learning_rate:g}"
+            )
+        if not self.spoilt:
+            self.optimizer.step()
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """x̂0 (B,C,h,w) in float32 and ᾱ (B,) of a batch."""

@@ -13,10 +13,10 @@ from acfun.losses import compute_gram, extract_patches, select_patches, self_sim
 
 WHOLE = "whole"
 NUM_SCALES = 3
-NUM_STRUCTURE_STAGES = 2
 NUM_STYLE_CROPS = 24
 SMALLEST_CROP = 0.5
 MIN_REGION_PATCHES = 24
+SCENE_REGIONS = (WHOLE, "background")  # taken from the whole painting rather than from around the painted face
 NEIGHBOURS = {
     "eyes": ("skin", "hair"),
     "mouth": ("skin", "hair"),
@@ -85,6 +85,7 @@ class FitData:
         vae: frozen.
         num_train_timesteps: T of the noise schedule.
         encode_identity: (images (B,3,H,W), landmarks (B,189,2)) → (B,D).
+        extract_structure: images (B,3,H,W) → feature maps whose self-similarity is a picture's structure.
         regress_landmarks: images (B,3,H,W) → (B,189,2).
     """
 
@@ -95,6 +96,7 @@ class FitData:
     vae: AutoencoderKL
     num_train_timesteps: int
     encode_identity: Callable[[Tensor, Tensor], Tensor]
+    extract_structure: Callable[[Tensor], list[Tensor]]
     regress_landmarks: Callable[[Tensor], Tensor]
 
     @property
@@ -103,14 +105,23 @@ class FitData:
         return next(iter(self.style_patches.levels[0].values())).shape[1]
 
 
-def build_style_patches(style: Portrait) -> PatchBank:
-    """Cut the style into colour patches, by region where it has a face; regions too small at a scale are left out."""
+def build_style_patches(style: Portrait, painting: Portrait) -> PatchBank:
+    """Cut the style into colour patches, by region where it has a face; regions too small at a scale are left out.
+
+    Args:
+        style: the painted face in canonical framing.
+        painting: the whole painting, (1,3,h,w); its background is the style's, however small the face in it.
+    """
     levels = []
-    for image, masks in _pyramid(style):
-        patches = extract_patches(image)
-        regions = {name: select_patches(patches, mask) for name, mask in masks.items()}
+    for head, whole in zip(_pyramid(style), _pyramid(painting), strict=True):
+        regions = _cut_regions(*head) | {name: p for name, p in _cut_regions(*whole).items() if name in SCENE_REGIONS}
         levels.append({name: points for name, points in regions.items() if len(points) >= MIN_REGION_PATCHES})
     return PatchBank(tuple(levels))
+
+
+def _cut_regions(image: Tensor, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    patches = extract_patches(image)
+    return {name: select_patches(patches, mask) for name, mask in masks.items()}
 
 
 def build_masks(face: Portrait, bank: PatchBank) -> tuple[dict[str, Tensor], ...]:
@@ -145,6 +156,7 @@ def build_face_sample(
     bank: PatchBank,
     vae: AutoencoderKL,
     encode_identity: Callable[[Tensor, Tensor], Tensor],
+    extract_structure: Callable[[Tensor], list[Tensor]],
     shape_offset: Tensor,
 ) -> FaceSample:
     """Encode one photograph.
@@ -154,6 +166,7 @@ def build_face_sample(
         bank: the style's regions.
         vae: of the base.
         encode_identity: as in `FitData`.
+        extract_structure: as in `FitData`.
         shape_offset: (189,2) of `compute_shape_offset`.
     """
     assert face.landmarks is not None and face.masks is not None
@@ -161,13 +174,13 @@ def build_face_sample(
     across = pupils[1] - pupils[0]
     axes = torch.stack([across, torch.stack([-across[1], across[0]])])
     with torch.no_grad():
-        features = encode_features(vae, face.image)
+        features = extract_structure(face.image)
         identity = encode_identity(face.image, face.landmarks)[0]
     return FaceSample(
         latents=encode_latents(vae, face.image)[0],
         landmarks=face.landmarks[0],
         masks=build_masks(face, bank),
-        self_similarities=tuple(self_similarity(feature)[0] for feature in features[-NUM_STRUCTURE_STAGES:]),
+        self_similarities=tuple(self_similarity(feature)[0] for feature in features),
         identity_embeds=identity,
         shape_target=face.landmarks[0] + shape_offset @ axes,
         inter_pupil=across.norm(),
@@ -197,10 +210,10 @@ def encode_style_crops(vae: AutoencoderKL, style: Portrait, painting: Tensor, ge
     return torch.cat([encode_latents(vae, part) for part in torch.cat(crops).split(5)])
 
 
-def encode_style_grams(vae: AutoencoderKL, style: Portrait) -> tuple[Tensor, ...]:
-    """Channel covariances (C,C) of the encoder's stages on the style image."""
+def encode_style_grams(vae: AutoencoderKL, painting: Portrait) -> tuple[Tensor, ...]:
+    """Channel covariances (C,C) of the encoder's stages on the whole painting."""
     with torch.no_grad():
-        return tuple(compute_gram(feature)[0] for feature in encode_features(vae, style.image))
+        return tuple(compute_gram(feature)[0] for feature in encode_features(vae, painting.image))
 
 
 def compute_shape_offset(style_shape: Tensor, mean_shape: Tensor, amount: float) -> Tensor:

@@ -11,8 +11,8 @@ from acfun.conditioning import predict_guided
 from acfun.config import FitConfig
 from acfun.errors import ConfigError, NoFaceFoundError
 from acfun.face.align import face_crop, portrait_crop, portrait_transform, transform_points
-from acfun.face.finder import FaceFinder, find_face, load_face_finder, regress_landmarks
-from acfun.face.identity import load_identity_encoder
+from acfun.face.finder import FaceFinder, find_face, find_faces, load_face_finder, regress_landmarks
+from acfun.face.identity import FeatureStages, load_identity_encoder
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.fit_data import (
     FitData,
@@ -34,6 +34,8 @@ SAMPLED_FACE_PROMPTS = (
     "a photo of a middle-aged woman with blond hair",
 )
 SAMPLED_FACE_STEPS = 24
+SIDE_STEP = 32
+STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
 SAMPLED_FACE_GUIDANCE = 2.0
 
 
@@ -57,8 +59,10 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
     painting = pil_to_tensor(load_image(config.style_path)).to(base.device)
     finder = load_face_finder().to(base.device) if config.framing == "find" else None
     style = load_style_portrait(painting, base.resolution, finder)
-    bank = build_style_patches(style)
+    scene = place_painting(painting, base.resolution, finder)
+    bank = build_style_patches(style, scene)
     encode_identity = _build_identity(base.device) if "identity" in weights else _no_identity
+    extract_structure = _build_structure(base.device) if "structure" in weights else _no_structure
     average = place_mean_face(base.resolution).to(base.device)
     amount = config.shape_amount if style.landmarks is not None else 0.0
     offset = compute_shape_offset(average if style.landmarks is None else style.landmarks[0], average, amount)
@@ -67,13 +71,17 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         config, base, finder, generator
     )
     return FitData(
-        faces=tuple(build_face_sample(portrait, bank, base.vae, encode_identity, offset) for portrait in portraits),
+        faces=tuple(
+            build_face_sample(portrait, bank, base.vae, encode_identity, extract_structure, offset)
+            for portrait in portraits
+        ),
         style_latents=encode_style_crops(base.vae, style, painting, generator).float(),
         style_patches=bank,
-        style_grams=encode_style_grams(base.vae, style),
+        style_grams=encode_style_grams(base.vae, scene),
         vae=base.vae,
         num_train_timesteps=int(base.scheduler.config.num_train_timesteps),
         encode_identity=encode_identity,
+        extract_structure=extract_structure,
         regress_landmarks=_build_regressor(finder, base.resolution),
     )
 
@@ -88,6 +96,20 @@ def load_style_portrait(painting: Tensor, size: int, finder: FaceFinder | None) 
     side = min(painting.shape[-2:])
     top, left = ((length - side) // 2 for length in painting.shape[-2:])
     return Portrait(resize(painting[..., top : top + side, left : left + side], size), None, None, ())
+
+
+def place_painting(painting: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
+    """The whole style image (1,3,H,W), its shorter side `size` pixels, with the regions of its largest face."""
+    height, width = painting.shape[-2:]
+    scale = size / min(height, width)
+    target = tuple(SIDE_STEP * max(1, round(length * scale / SIDE_STEP)) for length in (height, width))
+    image = resize(painting, (target[0], target[1]))
+    faces = [] if finder is None else find_faces(painting, finder, max_faces=1)
+    if not faces:
+        return Portrait(image, None, None, ())
+    ratio = painting.new_tensor([target[1] / width, target[0] / height])
+    landmarks = (faces[0].landmarks.to(painting)[None] + 0.5) * ratio - 0.5
+    return Portrait(image, landmarks, draw_regions(landmarks, (target[0], target[1])), REGIONS)
 
 
 def load_face_portrait(photo: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
@@ -154,6 +176,22 @@ def _build_identity(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
 def _no_identity(images: Tensor, landmarks: Tensor) -> Tensor:
     """Stands in where no loss asks for identities: one constant direction."""
     return images.new_ones((len(images), 1))
+
+
+def _build_structure(device: torch.device) -> Callable[[Tensor], list[Tensor]]:
+    """The identity encoder's coarser stages: trained to see the same face in any paint, they say little of colour."""
+    stages = FeatureStages(load_identity_encoder().to(device))
+
+    def extract(images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = stages(resize(images.float(), STRUCTURE_SIZE))
+        return maps[-NUM_STRUCTURE_STAGES:]
+
+    return extract
+
+
+def _no_structure(images: Tensor) -> list[Tensor]:
+    """Stands in where no loss asks for structure."""
+    return []
 
 
 def _build_regressor(finder: FaceFinder | None, size: int) -> Callable[[Tensor], Tensor]:

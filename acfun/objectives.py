@@ -132,16 +132,16 @@ def _compare_imagery(data: FitData, batch: Batch, pred: Tensor, weights: Tensor)
 def _compute_face_terms(
     data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
 ) -> dict[str, Tensor]:
-    """Terms on the decoded faces: at least those of them that `names` asks for."""
+    """Terms on the decoded faces that `names` asks for."""
     if not names & {"statistics", "gram", "structure", "identity", "shape"}:
         return {}
     image, terms = decode_latents(data.vae, pred[: len(batch.faces)]), {}
-    if names & {"gram", "structure"}:
-        features = encode_features(data.vae, image)
+    if "gram" in names:
+        terms["gram"] = losses.gram_distance(encode_features(data.vae, image), data.style_grams)
+    if "structure" in names:
         similarities = zip(*(face.self_similarities for face in batch.faces), strict=True)
         targets = [torch.stack(maps) for maps in similarities]
-        terms["gram"] = losses.gram_distance(features, data.style_grams)
-        terms["structure"] = losses.structure_distance(features[-len(targets) :], targets)
+        terms["structure"] = losses.structure_distance(data.extract_structure(image), targets)
     if "statistics" in names:
         pairs = zip(image.split(1), batch.faces, strict=True)
         distances = [_match_regions(part, face, data.style_patches, batch.directions) for part, face in pairs]

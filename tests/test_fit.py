@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from acfun import fit_prepare
+from acfun import fit, fit_prepare
 from acfun.base import Base
 from acfun.cfun import VARIANTS
 from acfun.config import FitConfig
-from acfun.errors import ConfigError, NoFaceFoundError
+from acfun.errors import ConfigError, FitDivergedError, NoFaceFoundError
 from acfun.fit import Progress, fit_style
 from acfun.fit_checkpoint import CHECKPOINT_NAME
+from acfun.losses import total_loss
 from acfun.objectives import OBJECTIVES
 from acfun.style import Style
 from tests.fitting import build_face_finder, build_identity_encoder, make_config
@@ -207,3 +208,16 @@ def test_a_fit_runs_outside_the_main_thread(base: Base, tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert len(styles) == 1
+
+
+def test_a_fit_that_comes_apart_says_so(tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "total_loss", lambda losses, weights: float("nan") * total_loss(losses, weights))
+    with pytest.raises(FitDivergedError, match="lower learning_rate, which is"):
+        fit_style(make_config(tmp_path, max_steps=20), base=base)
+
+
+def test_a_single_spoilt_step_is_left_out(tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = iter([1.0, float("nan"), 1.0])
+    monkeypatch.setattr(fit, "total_loss", lambda losses, weights: next(factors) * total_loss(losses, weights))
+    style = fit_style(make_config(tmp_path, max_steps=3), base=base)
+    assert all(tensor.isfinite().all() for tensor in style.tensors.values())

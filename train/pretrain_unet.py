@@ -54,7 +54,8 @@ class UnetConfig:
         learning_rate: of AdamW, peak.
         weight_decay: of AdamW.
         caption_dropout: share of samples trained without a caption.
-        snr_gamma: where min-SNR cuts.
+        snr_gamma: where min-SNR cuts; latents whose fine channels are faint need a high one, or they stay noisy.
+        timestep_power: timesteps are drawn as T·u^power, u uniform; below 1 the noisier ones, where layout is decided.
         ema_decay: of the averaged weights that are exported.
         precision: "bf16" or "no".
         num_threads: CPU threads; 0 leaves torch's own choice.
@@ -71,6 +72,7 @@ class UnetConfig:
     weight_decay: float = 0.01
     caption_dropout: float = 0.1
     snr_gamma: float = 5.0
+    timestep_power: float = 1.0
     ema_decay: float = 0.9995
     precision: str = "bf16"
     num_threads: int = 0
@@ -190,7 +192,8 @@ class UnetRun:
         indices = torch.randint(len(data.latents), (batch_size,), generator=generator)
         latents = data.latents[indices].float()
         noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(len(self.scheduler.alphas_cumprod), (batch_size,), generator=generator)
+        levels = torch.rand(batch_size, generator=generator) ** self.config.timestep_power
+        timesteps = (levels * len(self.scheduler.alphas_cumprod)).long()
         ids = data.input_ids[indices].clone()
         ids[torch.rand(batch_size, generator=generator) < self.config.caption_dropout] = self.empty_ids[0]
         device = self.accelerator.device

@@ -28,7 +28,9 @@ class StatisticsToAffine(nn.Module):
 
     def forward(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """(B, num_statistics · C) → gain and shift, each (B,C,1,1)."""
-        affine = self.to_affine(self.activation(self.to_hidden(statistics)))
+        # Deviations differ by orders of magnitude between blocks; taken as they are, a few steps can blow a fit up.
+        compressed = statistics.sign() * statistics.abs().log1p()
+        affine = self.to_affine(self.activation(self.to_hidden(compressed)))
         gain, shift = affine[..., None, None].chunk(2, dim=1)
         return gain, shift
 

@@ -24,7 +24,7 @@ from acfun.paths import mini_dir
 # Ears, hairline and the outline of the hair vary without the head moving.
 POSE_INDICES = (*range(109), *range(125, 134), *range(158, 183))
 DETECTION_SIZES = (128, 256, 512)
-MIN_SCORE = 0.55
+MIN_SCORE = 0.43
 NUM_PASSES = 2
 _MIN_HEAT = 0.2
 _MAX_CANDIDATES = 24
