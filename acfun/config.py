@@ -19,7 +19,7 @@ Group = Literal["encoder", "middle", "decoder"]
 
 # Which losses an objective is made of: the keys of `loss_weights`, each the first part of a field `<key>_weight`.
 _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {
-    "imagery": ("statistics", "gram", "structure", "identity", "shape", "denoise"),
+    "imagery": ("statistics", "gram", "structure", "shading", "identity", "shape", "denoise"),
     "two_target": ("style", "face", "identity"),
     "time_split": ("style", "face", "identity"),
     "shared": ("style", "face", "identity"),
@@ -54,6 +54,7 @@ class FitConfig:
         statistics_weight: `imagery`: sliced Wasserstein distance of colour patches, region by region.
         gram_weight: `imagery`: Gram matrices of the VAE's features.
         structure_weight: `imagery`: self-similarity of the identity encoder's features.
+        shading_weight: `imagery`: light and dark inside skin and hair, as in the photograph.
         shape_weight: `imagery`: landmarks pulled to the painted face's proportions.
         denoise_weight: `imagery`: denoising of crops of the style image.
         shape_amount: share of the painted face's deviation from the average that the result should show.
@@ -72,9 +73,9 @@ class FitConfig:
     output_dir: str | None = None
     base: str = "mini"
     objective: Objective = "imagery"
-    cfun: Literal["std_affine", "mean_std_affine", "lora", "attention_lora", "none"] = "std_affine"
+    cfun: Literal["std_affine", "mean_std_affine", "lora", "attention_lora", "none"] = "lora"
     cfun_groups: tuple[Group, ...] = ("encoder", "middle", "decoder")
-    cfun_rank: int = 16
+    cfun_rank: int = 8
     use_afun: bool = True
     placeholder: str = "<style>"
     num_token_vectors: int = 1
@@ -89,6 +90,7 @@ class FitConfig:
     statistics_weight: float = 4.0
     gram_weight: float = 1.2
     structure_weight: float = 4.0
+    shading_weight: float = 1.0
     shape_weight: float = 0.5
     denoise_weight: float = 0.3
     shape_amount: float = 0.5

@@ -32,6 +32,7 @@ from acfun.style import Style
 from acfun.style_model import StyleModel, build_style_model
 
 MAX_SPOILT_STEPS = 5
+WARMUP, FIRST_RATE = 0.05, 0.005
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -110,6 +111,11 @@ def build_model(config: FitConfig, base: Base, generator: torch.Generator) -> St
     )
 
 
+def compute_rate_scale(progress: float) -> float:
+    """Learning rate factor at `progress` in [0,1]: a short linear rise, then half a cosine to zero."""
+    return min(1.0, (progress + FIRST_RATE) / WARMUP) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
 class _Fit:
     """The loop of one fit and what it needs, on one of possibly several processes."""
 
@@ -129,9 +135,10 @@ class _Fit:
         self.input_ids = _tokenize_prompt(config, model).to(base.device)
         self.parameters = model.trainable_parameters()
         optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
+        self.imagery = torch.stack([face.latents for face in data.faces])
         self.step, self.spoilt, self.checkpoint = 0, 0, None
         if config.output_dir is not None:
-            self.checkpoint = FitCheckpoint(config, base.fingerprint, model, optimizer, generator)
+            self.checkpoint = FitCheckpoint(config, base.fingerprint, model, optimizer, generator, self.imagery)
         if self.checkpoint is not None and config.resume:
             self.step = self.checkpoint.load()
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -161,15 +168,23 @@ class _Fit:
         config, accelerator = self.config, self.accelerator
         # Every process draws the whole batch, so that one and several processes see the same rows.
         names, num_faces = frozenset(self.weights), config.batch_size * accelerator.num_processes
-        batch = self.objective.sample(self.data, num_faces, self.generator, names)
+        batch = self.objective.sample(self.data, num_faces, self.generator, names, self.imagery)
         batch = _take_share(batch, accelerator.process_index, accelerator.num_processes)
         pred, alphas = self._predict(batch)
+        self._note_imagery(batch, pred.detach())
         losses = self.objective.compute(self.data, batch, pred, alphas, names)
         accelerator.backward(total_loss(losses, self.weights))
         norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         self._step_unless_spoilt(float(norm))
         self.optimizer.zero_grad(set_to_none=True)
         return losses, pred
+
+    def _note_imagery(self, batch: Batch, pred: Tensor) -> None:
+        """Move the imagery of the batch's faces towards what was just predicted, the more the less noise there was."""
+        levels = (batch.timesteps / self.data.num_train_timesteps).tolist()
+        for row, index in enumerate(batch.indices):
+            if pred[row].isfinite().all():
+                self.imagery[index].lerp_(pred[row], 1 - levels[row])
 
     def _step_unless_spoilt(self, grad_norm: float) -> None:
         """Leave out a step whose gradient is no number; several in a row mean that the fit has come apart."""
@@ -180,6 +195,8 @@ class _Fit:
                 f"lower learning_rate, which is {self.config.learning_rate:g}"
             )
         if not self.spoilt:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * compute_rate_scale(self.step / self.config.max_steps)
             self.optimizer.step()
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -224,6 +241,7 @@ def _take_share(batch: Batch, index: int, count: int) -> Batch:
         noise=batch.noise[rows],
         timesteps=batch.timesteps[rows],
         faces=batch.faces[index::count],
+        indices=batch.indices[index::count],
         directions=batch.directions,
     )
 

@@ -34,6 +34,7 @@ class FitCheckpoint:
         base_fingerprint: of the base that is fitted on.
         model: whose trainables are kept.
         optimizer: over those trainables.
+        imagery: (F,C,h,w) of the run, kept and put back in place.
         generator: of the run; torch's global states are kept too, dropout draws from them.
     """
 
@@ -44,12 +45,13 @@ class FitCheckpoint:
         model: StyleModel,
         optimizer: torch.optim.AdamW,
         generator: torch.Generator,
+        imagery: Tensor,
     ) -> None:
         assert config.output_dir is not None
         self.path = Path(config.output_dir) / CHECKPOINT_NAME
         options = asdict(config) | dict.fromkeys(_RUN_ONLY)
         self.signature = json.dumps(options | {"base_fingerprint": base_fingerprint}, sort_keys=True)
-        self.model, self.optimizer, self.generator = model, optimizer, generator
+        self.model, self.optimizer, self.generator, self.imagery = model, optimizer, generator, imagery
         device = model.style_embeds.device
         self.cuda_device = device if device.type == "cuda" else None
 
@@ -64,7 +66,11 @@ class FitCheckpoint:
             tensors[f"parameter.{name}"] = parameter.detach()
             moments = self.optimizer.state[parameter]
             tensors |= {f"{key}.{name}": moments[key] for key in _MOMENTS}
-        tensors |= {"random.generator": self.generator.get_state(), "random.global": torch.get_rng_state()}
+        tensors |= {
+            "imagery": self.imagery,
+            "random.generator": self.generator.get_state(),
+            "random.global": torch.get_rng_state(),
+        }
         if self.cuda_device is not None:
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.cuda_device)
         metadata = {"step": str(step), "config": self.signature}
@@ -102,6 +108,7 @@ class FitCheckpoint:
             self.optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
             }
+        self.imagery.copy_(tensors["imagery"])
         self.generator.set_state(tensors["random.generator"])
         torch.set_rng_state(tensors["random.global"])
         if self.cuda_device is not None and "random.cuda" in tensors:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.base.vae_features import encode_features, encode_latents
-from acfun.losses import compute_gram, extract_patches, select_patches, self_similarity
+from acfun.losses import SHADING_SIDE, compute_gram, compute_shading, extract_patches, select_patches, self_similarity
 
 WHOLE = "whole"
 NUM_SCALES = 3
@@ -52,6 +52,8 @@ class FaceSample:
         landmarks: (189,2) pixels.
         masks: per scale, region name → (H,W) in [0,1]; one region `whole` where the style has no face.
         self_similarities: per structure stage (P,P).
+        shading: (h,w) of `acfun.losses.compute_shading`.
+        shading_masks: (2,h,w) in [0,1], face and hair.
         identity_embeds: (D,) unit length.
         shape_target: (189,2) pixels, where the landmarks should go for the painting's proportions.
         inter_pupil: () distance of the pupils, pixels.
@@ -61,6 +63,8 @@ class FaceSample:
     landmarks: Tensor
     masks: tuple[dict[str, Tensor], ...]
     self_similarities: tuple[Tensor, ...]
+    shading: Tensor
+    shading_masks: Tensor
     identity_embeds: Tensor
     shape_target: Tensor
     inter_pupil: Tensor
@@ -173,6 +177,8 @@ def build_face_sample(
     pupils = face.landmarks[0, :2]
     across = pupils[1] - pupils[0]
     axes = torch.stack([across, torch.stack([-across[1], across[0]])])
+    by_name = dict(zip(face.region_names, face.masks[0], strict=True))
+    shaded = torch.stack([by_name["skin"] + by_name["eyes"] + by_name["mouth"], by_name["hair"]])
     with torch.no_grad():
         features = extract_structure(face.image)
         identity = encode_identity(face.image, face.landmarks)[0]
@@ -181,6 +187,8 @@ def build_face_sample(
         landmarks=face.landmarks[0],
         masks=build_masks(face, bank),
         self_similarities=tuple(self_similarity(feature)[0] for feature in features),
+        shading=compute_shading(face.image)[0],
+        shading_masks=F.adaptive_avg_pool2d(shaded, SHADING_SIDE),
         identity_embeds=identity,
         shape_target=face.landmarks[0] + shape_offset @ axes,
         inter_pupil=across.norm(),

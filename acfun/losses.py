@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SHADING_SIDE, SHADING_FLOOR = 48, 1e-3
+
 
 def predict_original_sample(
     model_pred: Tensor, noisy_latents: Tensor, alphas_cumprod: Tensor, prediction_type: str
@@ -98,8 +100,8 @@ def sample_directions(dimension: int, count: int, generator: torch.Generator) ->
     return F.normalize(torch.randn(dimension, count, generator=generator), dim=0)
 
 
-def gram_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """Relative L1 distance of centred Gram matrices, mean over stages.
+def gram_distance(features: Sequence[Tensor], targets: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
+    """Relative L1 distance of centred Gram matrices, mean over stages, times `weights` (B,) where given.
 
     Gatys et al. 2016, https://arxiv.org/abs/1508.06576, with covariances in place of raw products.
 
@@ -111,7 +113,8 @@ def gram_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tens
         (compute_gram(feature) - target).abs().sum((-2, -1)) / target.abs().sum().clamp(min=1e-6)
         for feature, target in zip(features, targets, strict=True)
     ]
-    return torch.stack([distance.mean() for distance in distances]).mean()
+    per_image = torch.stack(distances).mean(0)
+    return (per_image if weights is None else weights * per_image).mean()
 
 
 def compute_gram(feature: Tensor) -> Tensor:
@@ -142,6 +145,30 @@ def structure_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) ->
     return torch.stack(
         [(self_similarity(feature) - target).abs().mean() for feature, target in zip(features, targets, strict=True)]
     ).mean()
+
+
+def compute_shading(image: Tensor) -> Tensor:
+    """Rec. 601 luma (B,h,w) of images (B,3,H,W), averaged down to `SHADING_SIDE` pixels."""
+    weights = image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    return F.adaptive_avg_pool2d((image * weights).sum(1), SHADING_SIDE)
+
+
+def shading_distance(shading: Tensor, target: Tensor, masks: Tensor) -> Tensor:
+    """1 − correlation of light and dark inside each region, mean over regions and batch, in [0, 2].
+
+    Level, contrast and colour of a region are free; which of its parts are the lighter ones is not.
+
+    Args:
+        shading: (B,h,w) of `compute_shading`.
+        target: (B,h,w) likewise, of the photographs.
+        masks: (B,R,h,w) in [0,1].
+    """
+    weights = masks / masks.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    first, second = (part[:, None] - (weights * part[:, None]).sum((2, 3), keepdim=True) for part in (shading, target))
+    variances = [(weights * part.square()).sum((2, 3)) for part in (first, second)]
+    covariance = (weights * first * second).sum((2, 3))
+    correlation = covariance / (variances[0] * variances[1] + SHADING_FLOOR**2).sqrt()
+    return (1 - correlation).mean()
 
 
 def identity_distance(identity_embeds: Tensor, target_embeds: Tensor, weights: Tensor | None = None) -> Tensor:

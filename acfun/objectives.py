@@ -24,6 +24,7 @@ TIME_SPLIT_CENTRE, TIME_SPLIT_WIDTH = 0.45, 0.1
 FACE_TIMESTEPS = (0.15, 0.80)
 STYLE_TIMESTEPS = (0.0, 0.40)
 NUM_DIRECTIONS = 48
+IMAGERY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Batch:
         noise: (B,C,h,w).
         timesteps: (B,) int64.
         faces: the samples behind the first rows.
+        indices: of those faces in the data.
         directions: random unit directions (D, K) of the step's sliced distances.
     """
 
@@ -42,6 +44,7 @@ class Batch:
     noise: Tensor
     timesteps: Tensor
     faces: tuple[FaceSample, ...]
+    indices: tuple[int, ...]
     directions: Tensor
 
 
@@ -54,17 +57,34 @@ class Objective:
         face_timesteps: range of t / T for face rows.
         style_timesteps: range of t / T for style rows.
         compare_latents: (data, batch, pred_original_sample, timestep_weights) → losses on latents by name.
+        imagery_share: share of face rows that start from the painted face; sampling passes through such, and a fit that
+            has only seen photographs paints them over and over.
     """
 
     style_losses: frozenset[str]
     face_timesteps: tuple[float, float]
     style_timesteps: tuple[float, float]
     compare_latents: Callable[[FitData, Batch, Tensor, Tensor], dict[str, Tensor]]
+    imagery_share: float = 0.0
 
-    def sample(self, data: FitData, batch_size: int, generator: torch.Generator, names: frozenset[str]) -> Batch:
-        """Draw `batch_size` faces and, where a loss in `names` needs them, as many style latents."""
-        faces = tuple(data.faces[int(i)] for i in torch.randint(len(data.faces), (batch_size,), generator=generator))
-        latents, steps = [face.latents for face in faces], data.num_train_timesteps
+    def sample(
+        self, data: FitData, batch_size: int, generator: torch.Generator, names: frozenset[str], imagery: Tensor
+    ) -> Batch:
+        """Draw `batch_size` faces and, where a loss in `names` needs them, as many style latents.
+
+        Args:
+            data: of the fit.
+            batch_size: faces.
+            generator: of everything drawn.
+            names: of the losses that have a weight.
+            imagery: (F,C,h,w) how the fit so far paints each face of the data; some rows start from it.
+        """
+        indices = torch.randint(len(data.faces), (batch_size,), generator=generator).tolist()
+        is_painted = (torch.rand(batch_size, generator=generator) < self.imagery_share).tolist()
+        faces = tuple(data.faces[i] for i in indices)
+        sources = zip(indices, is_painted, strict=True)
+        latents = [imagery[i] if painted else data.faces[i].latents for i, painted in sources]
+        steps = data.num_train_timesteps
         timesteps = [_sample_timesteps(self.face_timesteps, steps, batch_size, generator)]
         if names & self.style_losses:
             rows = torch.randint(len(data.style_latents), (batch_size,), generator=generator)
@@ -76,6 +96,7 @@ class Objective:
             noise=torch.randn(clean.shape, generator=generator).to(device),
             timesteps=torch.cat(timesteps).to(device),
             faces=faces,
+            indices=tuple(indices),
             directions=losses.sample_directions(data.patch_dimension, NUM_DIRECTIONS, generator).to(device),
         )
 
@@ -133,24 +154,28 @@ def _compute_face_terms(
     data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
 ) -> dict[str, Tensor]:
     """Terms on the decoded faces that `names` asks for."""
-    if not names & {"statistics", "gram", "structure", "identity", "shape"}:
+    if not names & {"statistics", "gram", "structure", "shading", "identity", "shape"}:
         return {}
     image, terms = decode_latents(data.vae, pred[: len(batch.faces)]), {}
+    # A prediction from much noise is blurred: details, and who it is, are asked of it only as far as it can show them.
+    clarity = alphas[: len(batch.faces)].sqrt()
     if "gram" in names:
-        terms["gram"] = losses.gram_distance(encode_features(data.vae, image), data.style_grams)
+        terms["gram"] = losses.gram_distance(encode_features(data.vae, image), data.style_grams, clarity)
+    if "shading" in names:
+        shading, masks = (torch.stack([getattr(f, name) for f in batch.faces]) for name in ("shading", "shading_masks"))
+        terms["shading"] = losses.shading_distance(losses.compute_shading(image), shading, masks)
     if "structure" in names:
         similarities = zip(*(face.self_similarities for face in batch.faces), strict=True)
         targets = [torch.stack(maps) for maps in similarities]
         terms["structure"] = losses.structure_distance(data.extract_structure(image), targets)
     if "statistics" in names:
-        pairs = zip(image.split(1), batch.faces, strict=True)
-        distances = [_match_regions(part, face, data.style_patches, batch.directions) for part, face in pairs]
+        rows = zip(image.split(1), batch.faces, clarity, strict=True)
+        distances = [_match_regions(*row, data.style_patches, batch.directions) for row in rows]
         terms["statistics"] = torch.stack(distances).mean()
     if "identity" in names:
         embeds = data.encode_identity(image, torch.stack([face.landmarks for face in batch.faces]))
         target_embeds = torch.stack([face.identity_embeds for face in batch.faces])
-        # A face is visible in the prediction only where the signal outweighs the noise.
-        terms["identity"] = losses.identity_distance(embeds, target_embeds, alphas[: len(batch.faces)].sqrt())
+        terms["identity"] = losses.identity_distance(embeds, target_embeds, clarity)
     if "shape" in names:
         shape_targets = torch.stack([face.shape_target for face in batch.faces])
         units = torch.stack([face.inter_pupil for face in batch.faces])
@@ -158,8 +183,11 @@ def _compute_face_terms(
     return terms
 
 
-def _match_regions(image: Tensor, face: FaceSample, bank: PatchBank, directions: Tensor) -> Tensor:
-    """Sliced Wasserstein distance region ↔ region, weighted by area in the photograph, summed over scales."""
+def _match_regions(image: Tensor, face: FaceSample, clarity: Tensor, bank: PatchBank, directions: Tensor) -> Tensor:
+    """Sliced Wasserstein distance region ↔ region, weighted by area in the photograph, summed over scales.
+
+    The coarsest scale counts fully, each finer one less by the factor `clarity` ().
+    """
     total = image.new_zeros(())
     for level, regions in enumerate(bank.levels):
         patches = losses.extract_patches(image)
@@ -167,7 +195,8 @@ def _match_regions(image: Tensor, face: FaceSample, bank: PatchBank, directions:
             points = losses.select_patches(patches, face.masks[level][name])
             if len(points):
                 share = len(points) / len(patches)
-                total = total + share * losses.sliced_wasserstein(points, target, directions)
+                distance = losses.sliced_wasserstein(points, target, directions)
+                total = total + share * clarity ** (len(bank.levels) - 1 - level) * distance
         image = F.avg_pool2d(image, 2)
     return total
 
@@ -176,5 +205,5 @@ OBJECTIVES = {
     "shared": Objective(frozenset(), (0.0, 1.0), (0.0, 1.0), _compare_shared),
     "two_target": Objective(frozenset({"style"}), (0.0, 1.0), (0.0, 1.0), _compare_two_target),
     "time_split": Objective(frozenset({"style"}), (0.0, 1.0), (0.0, 1.0), _compare_time_split),
-    "imagery": Objective(frozenset({"denoise"}), FACE_TIMESTEPS, STYLE_TIMESTEPS, _compare_imagery),
+    "imagery": Objective(frozenset({"denoise"}), FACE_TIMESTEPS, STYLE_TIMESTEPS, _compare_imagery, IMAGERY_SHARE),
 }

@@ -165,3 +165,24 @@ def test_gradients_flow_and_are_finite_at_the_optimum() -> None:
     torch.stack(terms).sum().backward()
     assert image.grad is not None
     assert image.grad.isfinite().all()
+
+
+def test_shading_is_blind_to_level_contrast_and_colour_and_sees_what_is_lit_elsewhere() -> None:
+    image = randn(2, 3, 96, 96)
+    masks = torch.zeros(2, 2, losses.SHADING_SIDE, losses.SHADING_SIDE)
+    masks[:, 0, :24], masks[:, 1, 24:] = 1, 1
+    shading = losses.compute_shading(image)
+    other = shading.clone()
+    other[:, :24] = 3 * other[:, :24] + 2
+    assert float(losses.shading_distance(other, shading, masks)) == pytest.approx(0, abs=1e-3)
+    other[:, :24] *= -1
+    assert float(losses.shading_distance(other, shading, masks)) == pytest.approx(1, abs=1e-3)
+    empty = losses.shading_distance(shading, shading, torch.zeros_like(masks))
+    assert empty.isfinite()
+
+
+def test_gram_distance_takes_weights() -> None:
+    features = [randn(2, 4, 8, 8)]
+    target = [losses.compute_gram(randn(1, 4, 8, 8))[0]]
+    plain = losses.gram_distance(features, target)
+    torch.testing.assert_close(losses.gram_distance(features, target, torch.full((2,), 0.5)), plain / 2)

@@ -46,6 +46,10 @@ def make_data(config: FitConfig, base: Base) -> FitData:
     return replace(data, faces=faces, encode_identity=encode_identity, regress_landmarks=regress)
 
 
+def imagery_of(data: FitData) -> Tensor:
+    return torch.stack([face.latents for face in data.faces])
+
+
 def make_pred(batch: Batch) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     return (batch.latents + 0.1 * torch.randn(batch.latents.shape, generator=generator)).requires_grad_()
@@ -60,7 +64,7 @@ def alphas_of(batch: Batch, base: Base) -> Tensor:
 def test_losses_are_those_that_have_a_weight(objective: str, base: Base, tmp_path: Path) -> None:
     config = make_config(tmp_path, objective=objective, framing="find", **ALL_WEIGHTS)
     data = make_data(replace(config, framing="whole"), base)
-    batch = OBJECTIVES[objective].sample(data, 2, torch.Generator().manual_seed(0), ALL)
+    batch = OBJECTIVES[objective].sample(data, 2, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     names = config.loss_weights().keys()
     pred, alphas = make_pred(batch), alphas_of(batch, base)
     losses = OBJECTIVES[objective].compute(data, batch, pred, alphas, frozenset(names))
@@ -75,11 +79,22 @@ def test_losses_are_those_that_have_a_weight(objective: str, base: Base, tmp_pat
         torch.testing.assert_close(alone[name], losses[name])
 
 
+def test_some_faces_start_from_the_imagery_where_the_objective_says_so(base: Base, tmp_path: Path) -> None:
+    data = make_data(make_config(tmp_path), base)
+    painted = imagery_of(data) + 1
+    for objective in OBJECTIVES.values():
+        batch = objective.sample(data, 40, torch.Generator().manual_seed(0), frozenset(), painted)
+        is_painted = [torch.equal(row, painted[index]) for row, index in zip(batch.latents, batch.indices, strict=True)]
+        is_photo = [torch.equal(row, face.latents) for row, face in zip(batch.latents, batch.faces, strict=True)]
+        assert all(one != other for one, other in zip(is_painted, is_photo, strict=True))
+        assert sum(is_painted) / 40 == pytest.approx(objective.imagery_share, abs=0.2)
+
+
 def test_style_rows_are_drawn_only_for_a_loss_on_them(base: Base, tmp_path: Path) -> None:
     data = make_data(make_config(tmp_path), base)
     for name, objective in OBJECTIVES.items():
         rows = [
-            len(objective.sample(data, 2, torch.Generator().manual_seed(0), names).latents)
+            len(objective.sample(data, 2, torch.Generator().manual_seed(0), names, imagery_of(data)).latents)
             for names in (frozenset({"identity"}), objective.style_losses)
         ]
         assert rows == [2, 2 if name == "shared" else 4]
@@ -89,7 +104,7 @@ def test_style_rows_are_drawn_only_for_a_loss_on_them(base: Base, tmp_path: Path
 def test_gradients_reach_only_what_is_trained(objective: str, base: Base, tmp_path: Path) -> None:
     config = make_config(tmp_path, objective=objective)
     data, model = make_data(config, base), build_model(config, base, torch.Generator().manual_seed(0))
-    batch = OBJECTIVES[objective].sample(data, 1, torch.Generator().manual_seed(0), ALL)
+    batch = OBJECTIVES[objective].sample(data, 1, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     assert model.token is not None
     input_ids = tokenize(model.token.tokenizer, config.prompt()).expand(len(batch.latents), -1)
     model_pred = model(batch.noise, batch.timesteps, input_ids=input_ids)
@@ -107,15 +122,16 @@ def test_gradients_reach_only_what_is_trained(objective: str, base: Base, tmp_pa
 def test_batches_hold_faces_first_and_noise_where_it_belongs(base: Base, tmp_path: Path) -> None:
     data = make_data(make_config(tmp_path), base)
     objective = OBJECTIVES["imagery"]
-    batch = objective.sample(data, 3, torch.Generator().manual_seed(0), ALL)
+    batch = objective.sample(data, 3, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     assert batch.latents.shape == batch.noise.shape == (6, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     assert all(torch.equal(batch.latents[row], face.latents) for row, face in enumerate(batch.faces))
     assert all(any(torch.equal(row, style) for style in data.style_latents) for row in batch.latents[3:])
-    many = torch.cat([objective.sample(data, 20, torch.Generator().manual_seed(s), ALL).timesteps for s in range(3)])
+    draws = [objective.sample(data, 20, torch.Generator().manual_seed(s), ALL, imagery_of(data)) for s in range(3)]
+    many = torch.cat([draw.timesteps for draw in draws])
     faces, styles = many.view(3, 2, 20).unbind(1)
     assert 150 <= faces.min() < faces.max() < 800
     assert 0 <= styles.min() < styles.max() < 400
-    again = objective.sample(data, 3, torch.Generator().manual_seed(0), ALL)
+    again = objective.sample(data, 3, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     assert torch.equal(again.noise, batch.noise)
     assert torch.equal(again.directions, batch.directions)
 
@@ -124,7 +140,7 @@ def test_the_shared_optimum_is_the_weighted_mean_of_both_pictures(base: Base, tm
     """Why the printed objective cannot blend: its best answer is a double exposure."""
     config = make_config(tmp_path, objective="shared", style_weight=0.8, face_weight=1.0)
     data, weights = make_data(config, base), config.loss_weights()
-    batch = OBJECTIVES["shared"].sample(data, 2, torch.Generator().manual_seed(0), ALL)
+    batch = OBJECTIVES["shared"].sample(data, 2, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     mean = (0.8 * data.style_latents[:1] + 1.0 * batch.latents) / 1.8
     alphas, names = alphas_of(batch, base), frozenset(weights)
 
@@ -140,7 +156,7 @@ def test_the_shared_optimum_is_the_weighted_mean_of_both_pictures(base: Base, tm
 
 def test_two_targets_are_measured_each_by_itself(base: Base, tmp_path: Path) -> None:
     data = make_data(make_config(tmp_path), base)
-    batch = OBJECTIVES["two_target"].sample(data, 2, torch.Generator().manual_seed(0), ALL)
+    batch = OBJECTIVES["two_target"].sample(data, 2, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     alphas, names = alphas_of(batch, base), frozenset({"face", "style"})
     exact = OBJECTIVES["two_target"].compute(data, batch, batch.latents, alphas, names)
     assert exact == {"style": 0, "face": 0}
@@ -153,7 +169,7 @@ def test_two_targets_are_measured_each_by_itself(base: Base, tmp_path: Path) -> 
 @pytest.mark.parametrize("timestep", [50, 450, 900])
 def test_time_split_weighs_faces_by_noise_and_styles_by_its_absence(timestep: int, base: Base, tmp_path: Path) -> None:
     data = make_data(make_config(tmp_path), base)
-    batch = OBJECTIVES["time_split"].sample(data, 1, torch.Generator().manual_seed(0), ALL)
+    batch = OBJECTIVES["time_split"].sample(data, 1, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     batch = replace(batch, timesteps=torch.full((2,), timestep))
     alphas, names = alphas_of(batch, base), frozenset({"face", "style"})
     split = OBJECTIVES["time_split"].compute(data, batch, batch.latents + 1, alphas, names)
@@ -168,7 +184,7 @@ def test_imagery_is_content_with_the_style_image_itself(base: Base, tmp_path: Pa
     config = make_config(tmp_path, face_paths=())
     config = replace(config, face_paths=(config.style_path,), framing="whole")
     data = make_data(config, base)
-    batch = OBJECTIVES["imagery"].sample(data, 1, torch.Generator().manual_seed(0), ALL)
+    batch = OBJECTIVES["imagery"].sample(data, 1, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     names = frozenset({"statistics", "gram", "structure", "denoise"})
     losses = OBJECTIVES["imagery"].compute(data, batch, batch.latents, alphas_of(batch, base), names)
     assert losses["denoise"] == 0

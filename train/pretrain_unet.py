@@ -160,9 +160,9 @@ class UnetRun:
         text_dim = neighbours.text_encoder.config.hidden_size
         unet = build_unet(config, latents.shape[1], latents.shape[-1], text_dim)
         self.unet = unet.to(accelerator.device, memory_format=torch.channels_last)
-        speed_up_group_norms(self.unet)
-        if accelerator.device.type == "cpu":  # the backward pass of torch's fused attention is the slower one there
-            self.unet.set_attn_processor(AttnProcessor())
+        if accelerator.device.type == "cpu":
+            speed_up_group_norms(self.unet)
+            self.unet.set_attn_processor(AttnProcessor())  # the backward pass of torch's fused attention is slow there
         self.ema = pretraining.Ema(self.unet, config.ema_decay)
         trainer = UnetTrainer(self.unet, self.scheduler.alphas_cumprod, config.snr_gamma)
         optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)

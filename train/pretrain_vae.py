@@ -168,7 +168,8 @@ class VaeRun:
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.vae = vae.to(memory_format=torch.channels_last)
-        speed_up_group_norms(self.vae)
+        if accelerator.device.type == "cpu":
+            speed_up_group_norms(self.vae)
         self.discriminator = PatchDiscriminator()
         self.ema = pretraining.Ema(self.vae, config.ema_decay)
         trainer = VaeTrainer(self.vae, features, config)
