@@ -88,7 +88,7 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
         model = build_model(config, base, generator)
         try:
             _Fit(config, base, data, model, accelerator, generator).run(report)
-            return Style.from_model(model, base, config=describe_fit(config))
+            return Style.from_model(model, base, config=describe_fit(config)).round_to_half()
         finally:
             model.eject()
 

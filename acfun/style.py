@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 from typing import Any, Self
@@ -145,16 +145,23 @@ class Style:
         """Options of the fit, as they were noted."""
         return self._parse("config")
 
-    def save(self, path: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
+    def round_to_half(self) -> Self:
+        """The style with values that float16 holds, so that its file is half as large and still exact."""
+        return replace(self, tensors={name: tensor.half().float() for name, tensor in self.tensors.items()})
+
+    def save(self, path: Path | str, *, dtype: torch.dtype | None = None) -> None:
         """Writes the style file atomically; equal styles give byte-identical files.
 
         Args:
             path: where to; its folder exists.
-            dtype: of the tensors in the file: float32, or float16 for half the size.
+            dtype: of the tensors in the file: float32, or float16 for half the size; None: float16 where it is exact.
 
         Raises:
             StyleFileError: a tensor is not finite in that dtype; nothing is written then.
         """
+        if dtype is None:
+            is_exact = all(torch.equal(tensor, tensor.half().float()) for tensor in self.tensors.values())
+            dtype = torch.float16 if is_exact else torch.float32
         tensors = {name: self.tensors[name].to(dtype).contiguous() for name in sorted(self.tensors)}
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():

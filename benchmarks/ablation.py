@@ -41,8 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CFun alone": {"use_afun": False},
     "CFun encoder": {"cfun_groups": ("encoder",)},
     "CFun decoder": {"cfun_groups": ("decoder",)},
-    "mean and std": {"cfun": "mean_std_affine"},
-    "LoRA in ResBlocks": {"cfun": "lora"},
+    "std affine": {"cfun": "std_affine"},
+    "mean and std affine": {"cfun": "mean_std_affine"},
     "LoRA in attention": {"cfun": "attention_lora"},
     "pseudo-word alone": {"face_description": ""},
 }

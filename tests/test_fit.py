@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from acfun import fit, fit_prepare
 from acfun.base import Base
@@ -221,3 +222,11 @@ def test_a_single_spoilt_step_is_left_out(tmp_path: Path, base: Base, monkeypatc
     monkeypatch.setattr(fit, "total_loss", lambda losses, weights: next(factors) * total_loss(losses, weights))
     style = fit_style(make_config(tmp_path, max_steps=3), base=base)
     assert all(tensor.isfinite().all() for tensor in style.tensors.values())
+
+
+def test_a_fitted_style_is_exact_in_half_precision(tmp_path: Path, base: Base) -> None:
+    style = fit_style(make_config(tmp_path, max_steps=2), base=base)
+    style.save(tmp_path / "style.safetensors")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "style.safetensors").values()} == {torch.float16}
+    loaded = Style.load(tmp_path / "style.safetensors")
+    assert all(torch.equal(loaded.tensors[name].float(), tensor) for name, tensor in style.tensors.items())
