@@ -12,6 +12,7 @@ in decibels, so that a diffusion model settles layout and colours before texture
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -109,8 +110,9 @@ def find_components(features: Tensor, count: int) -> Tensor:
     blocks = F.unfold(features * scale[:, None, None], 2, stride=2).transpose(1, 2).flatten(0, 1)
     variances, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
     variances, vectors = variances.flip(0)[:count], vectors.flip(1)[:, :count]
-    weight = vectors.T * variances.clamp(min=1e-8).pow(-0.25)[:, None]
-    return weight.view(-1, channels, 2, 2) * scale[:, None, None]
+    rows = vectors.T * variances.clamp(min=1e-8).pow(-0.25)[:, None]
+    weight: Tensor = rows.view(-1, channels, 2, 2) * scale[:, None, None]
+    return weight
 
 
 def solve_convolution(features: Tensor, target: Tensor) -> Tensor:
@@ -122,7 +124,8 @@ def solve_convolution(features: Tensor, target: Tensor) -> Tensor:
         products += columns @ columns.T
         moments += columns @ wanted.flatten(1).T
     products += RIDGE * products.diagonal().mean() * torch.eye(size)
-    return torch.linalg.solve(products, moments).T.reshape(target.shape[1], features.shape[1], 3, 3)
+    solution: Tensor = torch.linalg.solve(products, moments)
+    return solution.T.reshape(target.shape[1], features.shape[1], 3, 3)
 
 
 @torch.enable_grad()
@@ -138,7 +141,7 @@ def refine_cascade(cascade: Cascade, images: Tensor, steps: int, generator: torc
         crops = images[indices, :, top : top + size, left : left + size]
         loss = (cascade.decode(cascade.encode(crops)) - crops).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     for weight in weights:
         weight.requires_grad_(False)
@@ -168,7 +171,7 @@ def _install_synthesis(vae: AutoencoderKL, cascade: Cascade, output: Tensor) -> 
     _end_linearly(decoder.up_blocks[-1], decoder.conv_norm_out, decoder.conv_out, output)
 
 
-def _end_linearly(block: nn.Module, norm: nn.GroupNorm, conv: nn.Conv2d, values: Tensor) -> None:
+def _end_linearly(block: Any, norm: nn.GroupNorm, conv: nn.Conv2d, values: Tensor) -> None:
     """Make the last block and what follows it return the (B,K,h,w) values that its first K input channels carry."""
     shortcut = block.resnets[0].conv_shortcut
     if shortcut is None:
@@ -194,8 +197,8 @@ def _end_linearly(block: nn.Module, norm: nn.GroupNorm, conv: nn.Conv2d, values:
     conv.weight[:count] *= gains[:, None, None, None]
 
 
-def _carry(conv: nn.Conv2d, weight: Tensor) -> None:
-    """Let the first outputs of a convolution be (M,K,·,·) `weight`, 1×1 or of its own size, of its first inputs."""
+def _carry(conv: Any, weight: Tensor) -> None:
+    """Let the first outputs of an `nn.Conv2d` be (M,K,·,·) `weight`, 1×1 or of its own size, of its first inputs."""
     rows, columns = weight.shape[:2]
     conv.weight[:rows] = 0
     conv.bias[:rows] = 0
@@ -205,6 +208,6 @@ def _carry(conv: nn.Conv2d, weight: Tensor) -> None:
         conv.weight[:rows, :columns, 1, 1] = weight[:, :, 0, 0]
 
 
-def _clear(conv: nn.Conv2d) -> None:
+def _clear(conv: Any) -> None:
     conv.weight.zero_()
     conv.bias.zero_()

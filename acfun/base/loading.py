@@ -66,12 +66,14 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where the modules are."""
-        return self.unet.device
+        device: torch.device = self.unet.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the modules compute in."""
-        return self.unet.dtype
+        dtype: torch.dtype = self.unet.dtype
+        return dtype
 
 
 def load_base(

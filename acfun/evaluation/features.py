@@ -21,7 +21,8 @@ def extract_identity(encoder: IdentityEncoder, images: Tensor, landmarks: Tensor
 @torch.no_grad()
 def extract_stages(encoder: IdentityEncoder, images: Tensor, size: int = 256) -> list[Tensor]:
     """Feature maps of the identity encoder's convolutional stages for whole pictures of `size` pixels."""
-    return FeatureStages(encoder)(resize(images, size))
+    stages: list[Tensor] = FeatureStages(encoder)(resize(images, size))
+    return stages
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 
 from acfun.synthetic.data import find_data_dir, list_portraits
 from acfun.synthetic.samples import load_landmark_table
-from train import annotate_portraits
+from train import annotate_portraits, pretraining
 
 pytestmark = pytest.mark.skipif(find_data_dir() is None, reason="the licensed photographs are not on this machine")
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(find_data_dir() is None, reason="the licensed ph
 def test_found_landmarks_are_read_back_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, sheet = tmp_path / "landmarks.npz", tmp_path / "sheet.png"
     monkeypatch.setattr(annotate_portraits, "list_portraits", lambda data_dir: list_portraits(data_dir)[:2])
-    monkeypatch.setattr(annotate_portraits.pretraining, "prepare_process", lambda num_threads: None)
+    monkeypatch.setattr(pretraining, "prepare_process", lambda num_threads: None)
     monkeypatch.setattr(sys, "argv", ["annotate", "--output", str(table), "--sheet", str(sheet)])
     annotate_portraits.main()
     landmarks = load_landmark_table(table)
