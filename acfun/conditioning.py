@@ -17,8 +17,8 @@ Faces = Image.Image | Sequence[Image.Image] | Tensor
 Value = TypeVar("Value")
 
 
-def prepare_faces(face: Faces, size: int) -> Tensor:
-    """Portraits (B,3,size,size) in [-1,1] of pictures or of (B,3,H,W) in [-1,1]; what is not square is stretched.
+def prepare_faces(face: Faces, size: tuple[int, int]) -> Tensor:
+    """Portraits (B,3,*size) in [-1,1] of pictures or of (B,3,H,W) in [-1,1], stretched to (height, width).
 
     Raises:
         ValueError: the tensor has another shape.
@@ -29,7 +29,7 @@ def prepare_faces(face: Faces, size: int) -> Tensor:
         return torch.cat([resize(pil_to_tensor(picture), size) for picture in face])
     if face.ndim != 4 or face.shape[1] != 3:
         raise ValueError(f"face has shape {tuple(face.shape)}: (B,3,H,W) in [-1,1] or pictures are needed")
-    return (face if face.shape[-2:] == (size, size) else resize(face, size)).float()
+    return (face if face.shape[-2:] == size else resize(face, size)).float()
 
 
 def pair(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import torch
 from PIL import Image
@@ -17,6 +17,8 @@ from acfun.images import contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.losses import identity_distance
 
 FaceChoice = Literal["all", "largest", "whole"]
+MAX_SCENE_SIDE = 2  # longer side of a painted scene, in units of the base's resolution
+
 EncodeIdentity = Callable[[Tensor], Tensor]
 """Face crops (B,3,112,112) in [-1,1] → identity embeddings (B,D) of unit length."""
 
@@ -92,27 +94,43 @@ def stylize_photo(
     faces: Sequence[Face],
     *,
     encode_identity: EncodeIdentity | None = None,
+    paints_scene: bool = True,
     **sampling: Unpack[Sampling],
 ) -> Image.Image:
-    """Paint the faces of a photograph and put them back.
+    """Paint a photograph: the whole scene coarsely, its faces at the base's resolution on top.
 
     Args:
         pipe: a `FaceStylizationPipeline` with a style in it.
         image: the photograph.
         faces: from `choose_faces`; empty: the whole photograph is one portrait, stretched to a square for the painting.
         encode_identity: needed where `identity_scale` is above 0.
+        paints_scene: False leaves the photograph around the faces as it is.
         sampling: for the pipeline.
 
     Returns:
         A picture of the photograph's size.
     """
     photo = pil_to_tensor(image)
+    if faces and paints_scene:
+        photo = paint_scene(pipe, photo, **sampling)
     for portrait in cut_portraits(image, faces, pipe.base.resolution):
         painted = paint_portrait(pipe, portrait, encode_identity=encode_identity, **sampling)
         if portrait.transform is None:
             return tensor_to_pil(resize(painted, (image.height, image.width)))
         photo = paste_back(photo, painted, portrait.transform)
     return tensor_to_pil(photo)
+
+
+def paint_scene(pipe: Any, photo: Tensor, **sampling: Unpack[Sampling]) -> Tensor:
+    """The whole photograph (1,3,H,W) in [-1,1], painted with its shorter side at the base's resolution."""
+    height, width = photo.shape[-2:]
+    resolution, step = pipe.base.resolution, pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    scale = min(resolution / min(height, width), MAX_SCENE_SIDE * resolution / max(height, width))
+    sides = {"height": height, "width": width}
+    small = {name: step * max(1, round(side * scale / step)) for name, side in sides.items()}
+    without_guide = cast("Sampling", {**sampling, "identity_scale": 0.0})
+    images: Tensor = pipe(face=photo, output_type="pt", **small, **without_guide).images
+    return resize(images.float().cpu() * 2 - 1, (height, width))
 
 
 def stylize_portraits(

@@ -165,6 +165,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         color_scale: float = 1.0,
         guidance_scale: float = 1.2,
         num_inference_steps: int = 30,
+        height: int | None = None,
+        width: int | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -189,6 +191,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             color_scale: multiplies style_scale in the UNet's encoder, which carries texture and colour.
             guidance_scale: classifier-free guidance; 1 switches it off.
             num_inference_steps: steps of a whole schedule; `strength` shortens it.
+            height: of the result, pixels; the base's resolution when None. Faces are stretched to height and width.
+            width: likewise. Both are multiples of the VAE's factor times the UNet's.
             num_images_per_prompt: images for each prompt.
             eta: 0 is DDIM, 1 as random as DDPM.
             generator: source of noise.
@@ -208,14 +212,15 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_arguments(face, latents, identity_scale, callback_on_step_end_tensor_inputs)
-        faces = None if face is None else prepare_faces(face, self.base.resolution).to(self._execution_device)
+        size = (height or self.base.resolution, width or self.base.resolution)
+        faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)
         image_embeds = self._encode_images(ip_adapter_image, len(texts), guidance_scale > 1)
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
         on_steps: list[OnStep] = []
         if faces is None:
-            latents = self._draw_latents(latents, len(texts), generator)
+            latents = self._draw_latents(latents, len(texts), size, generator)
         else:
             latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
         if faces is not None and self._build_identity_guide is not None and identity_scale > 0:
@@ -270,10 +275,10 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         )
         return embeds
 
-    def _draw_latents(self, latents: Tensor | None, count: int, generator: Any) -> Tensor:
-        size, channels = self.base.resolution, self.unet.config.in_channels
+    def _draw_latents(self, latents: Tensor | None, count: int, size: tuple[int, int], generator: Any) -> Tensor:
+        channels = self.unet.config.in_channels
         drawn: Tensor = self.prepare_latents(
-            count, channels, size, size, torch.float32, self._execution_device, generator, latents
+            count, channels, *size, torch.float32, self._execution_device, generator, latents
         )
         return drawn
 
@@ -294,7 +299,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             with scaled(self._style_model, style_scale=0.0):
                 noise = find_noise(predict, self.base.scheduler, latents, timesteps)
         else:
-            noise = self._draw_latents(None, len(faces), generator) / self.scheduler.init_noise_sigma
+            size = (faces.shape[-2], faces.shape[-1])
+            noise = self._draw_latents(None, len(faces), size, generator) / self.scheduler.init_noise_sigma
         # Schedulers differ in how they scale noisy latents.
         noised: Tensor = self.scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(faces)))
         return noised

@@ -67,14 +67,14 @@ def test_one_serves_all_and_repeats_stand_together() -> None:
 
 def test_faces_become_squares_of_the_resolution() -> None:
     pictures = [Image.new("RGB", (20, 30), "red"), Image.new("L", (8, 8), 0)]
-    faces = prepare_faces(pictures, 16)
+    faces = prepare_faces(pictures, (16, 16))
     assert faces.shape == (2, 3, 16, 16)
     assert faces[0, 0].min() > 0.99
     assert faces[1].max() < -0.99
-    assert prepare_faces(torch.zeros(1, 3, 16, 16, dtype=torch.float16), 16).dtype == torch.float32
-    assert prepare_faces(torch.zeros(2, 3, 20, 10), 16).shape == (2, 3, 16, 16)
+    assert prepare_faces(torch.zeros(1, 3, 16, 16, dtype=torch.float16), (16, 16)).dtype == torch.float32
+    assert prepare_faces(torch.zeros(2, 3, 20, 10), (16, 16)).shape == (2, 3, 16, 16)
     with pytest.raises(ValueError, match=r"\(1, 4, 16, 16\)"):
-        prepare_faces(torch.zeros(1, 4, 16, 16), 16)
+        prepare_faces(torch.zeros(1, 4, 16, 16), (16, 16))
 
 
 def test_prompts_are_read_as_the_fit_reads_them(base: Base, model: StyleModel) -> None:

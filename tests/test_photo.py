@@ -13,8 +13,16 @@ from acfun.errors import NoFaceFoundError
 from acfun.face.align import transform_points
 from acfun.face.finder import Face, FaceFinder
 from acfun.fit_prepare import place_mean_face
-from acfun.images import pil_to_tensor
-from acfun.photo import build_identity_guide, build_sheet, choose_faces, cut_portraits, stylize_photo, stylize_portraits
+from acfun.images import pil_to_tensor, tensor_to_pil
+from acfun.photo import (
+    build_identity_guide,
+    build_sheet,
+    choose_faces,
+    cut_portraits,
+    paint_scene,
+    stylize_photo,
+    stylize_portraits,
+)
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from tests.tiny import RESOLUTION, make_tiny_base
 
@@ -49,10 +57,23 @@ def test_a_whole_picture_keeps_its_size(pipe: FaceStylizationPipeline, photo: Im
     assert not np.array_equal(np.asarray(result), np.asarray(photo))
 
 
-def test_only_the_neighbourhood_of_the_faces_changes(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+def test_the_scene_is_painted_too_and_faces_on_top_of_it(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+    faces = [place_face(10, 20, 60)]
+    scene = np.asarray(tensor_to_pil(paint_scene(pipe, pil_to_tensor(photo), **sampling()))).astype(int)
+    whole = np.asarray(stylize_photo(pipe, photo, faces, **sampling())).astype(int)
+    assert scene.shape == whole.shape == (photo.height, photo.width, 3)
+    assert np.abs(scene - np.asarray(photo)).mean() > 1
+    assert np.abs(whole - scene)[:, 100:].max() == 0
+    assert np.abs(whole - scene)[30:70, 20:60].mean() > 1
+
+
+def test_without_the_scene_only_the_neighbourhood_of_the_faces_changes(
+    pipe: FaceStylizationPipeline, photo: Image.Image
+) -> None:
     faces = [place_face(10, 20, 60), place_face(120, 30, 50)]
     before = np.asarray(photo).astype(int)
-    change = np.abs(np.asarray(stylize_photo(pipe, photo, faces, **sampling())).astype(int) - before).max(-1)
+    result = stylize_photo(pipe, photo, faces, paints_scene=False, **sampling())
+    change = np.abs(np.asarray(result).astype(int) - before).max(-1)
     assert change[30:70, 20:60].mean() > 1
     assert change[40:70, 130:160].mean() > 1
     assert change[:, 75:115].max() == 0
