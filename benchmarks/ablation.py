@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 STYLES = ("oil", "cartoon", "caricature", "etching", "fauvist", "munch_swirl")
 NUM_PEOPLE = 6
-METRICS = ("style", "colour", "identity", "to_truth", "ssim_truth", "ghosting", "leakage")
+METRICS = ("style_distance", "colour_distance", "identity", "to_truth", "ssim_truth", "ghosting", "leakage")
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def measure(encoder: IdentityEncoder, scene: Scene, results: Tensor) -> list[dic
     palette, lab = features.extract_lab(scene.style), [features.extract_lab(image) for image in results]
     luminance = [features.extract_luminance(images) for images in (results, scene.faces, scene.style, scene.truths)]
     columns = {
-        "style": metrics.compute_style_distance(stages, style),
-        "colour": torch.stack([metrics.compute_colour_distance(colours, palette) for colours in lab]),
+        "style_distance": metrics.compute_style_distance(stages, style),
+        "colour_distance": torch.stack([metrics.compute_colour_distance(colours, palette) for colours in lab]),
         "identity": metrics.compute_cosine(embeds, person),
         "to_truth": metrics.compute_perceptual_distance(stages, truth),
         "ssim_truth": metrics.compute_ssim(luminance[0], luminance[3]),
