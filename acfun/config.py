@@ -14,12 +14,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from acfun.errors import ConfigError
 
 Config = TypeVar("Config")
-Objective = Literal["imagery", "two_target", "time_split", "shared"]
+Objective = Literal["imagery", "two_target", "time_split", "shared", "pseudo_pair"]
 Group = Literal["encoder", "middle", "decoder"]
 
 # Which losses an objective is made of: the keys of `loss_weights`, each the first part of a field `<key>_weight`.
 _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {
-    "imagery": ("statistics", "gram", "structure", "shading", "identity", "shape", "denoise"),
+    "imagery": ("statistics", "gram", "structure", "shading", "identity", "denoise"),
+    "pseudo_pair": ("pair", "denoise"),
     "two_target": ("style", "face", "identity"),
     "time_split": ("style", "face", "identity"),
     "shared": ("style", "face", "identity"),
@@ -55,9 +56,8 @@ class FitConfig:
         gram_weight: `imagery`: Gram matrices of the VAE's features.
         structure_weight: `imagery`: self-similarity of the identity encoder's features.
         shading_weight: `imagery`: light and dark inside skin and hair, as in the photograph.
-        shape_weight: `imagery`: landmarks pulled to the painted face's proportions.
-        denoise_weight: `imagery`: denoising of crops of the style image.
-        shape_amount: share of the painted face's deviation from the average that the result should show.
+        pair_weight: `pseudo_pair`: distance to the face as guided sampling paints it.
+        denoise_weight: `imagery`, `pseudo_pair`: denoising of crops of the style image.
         num_sampled_faces: faces drawn from the base when none is given.
         seed: of everything random.
         dtype: of the frozen base; what is trained stays float32.
@@ -72,7 +72,7 @@ class FitConfig:
     framing: Literal["find", "whole"] = "find"
     output_dir: str | None = None
     base: str = "mini"
-    objective: Objective = "imagery"
+    objective: Objective = "pseudo_pair"
     cfun: Literal["std_affine", "mean_std_affine", "lora", "attention_lora", "none"] = "lora"
     cfun_groups: tuple[Group, ...] = ("encoder", "middle", "decoder")
     cfun_rank: int = 8
@@ -81,7 +81,7 @@ class FitConfig:
     num_token_vectors: int = 1
     face_description: str = "a person"
     learning_rate: float = 2e-3
-    max_steps: int = 160
+    max_steps: int = 100
     batch_size: int = 1
     max_grad_norm: float = 1.0
     style_weight: float = 0.8
@@ -91,9 +91,8 @@ class FitConfig:
     gram_weight: float = 1.2
     structure_weight: float = 4.0
     shading_weight: float = 1.0
-    shape_weight: float = 0.5
+    pair_weight: float = 1.0
     denoise_weight: float = 0.3
-    shape_amount: float = 0.5
     num_sampled_faces: int = 4
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"

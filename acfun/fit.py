@@ -88,7 +88,7 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
         model = build_model(config, base, generator)
         try:
             _Fit(config, base, data, model, accelerator, generator).run(report)
-            return Style.from_model(model, base, config=describe_fit(config)).round_to_half()
+            return Style.from_model(model, base, image=data.style, config=describe_fit(config)).round_to_half()
         finally:
             model.eject()
 
@@ -135,7 +135,8 @@ class _Fit:
         self.input_ids = _tokenize_prompt(config, model).to(base.device)
         self.parameters = model.trainable_parameters()
         optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
-        self.imagery = torch.stack([face.latents for face in data.faces])
+        # Without pairs the imagery is what the fit so far makes of the faces.
+        self.imagery = (data.face_latents if data.pair_latents is None else data.pair_latents).clone()
         self.step, self.spoilt, self.checkpoint = 0, 0, None
         if config.output_dir is not None:
             self.checkpoint = FitCheckpoint(config, base.fingerprint, model, optimizer, generator, self.imagery)
@@ -171,7 +172,8 @@ class _Fit:
         batch = self.objective.sample(self.data, num_faces, self.generator, names, self.imagery)
         batch = _take_share(batch, accelerator.process_index, accelerator.num_processes)
         pred, alphas = self._predict(batch)
-        self._note_imagery(batch, pred.detach())
+        if self.data.pair_latents is None:
+            self._note_imagery(batch, pred.detach())
         losses = self.objective.compute(self.data, batch, pred, alphas, names)
         accelerator.backward(total_loss(losses, self.weights))
         norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)

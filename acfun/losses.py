@@ -177,12 +177,6 @@ def identity_distance(identity_embeds: Tensor, target_embeds: Tensor, weights: T
     return (distances if weights is None else weights * distances).mean()
 
 
-def shape_distance(landmarks: Tensor, targets: Tensor, unit: Tensor) -> Tensor:
-    """Mean distance of landmarks (B, N, 2) to where they should be, in units of `unit` (B,) pixels."""
-    distances = (landmarks - targets).square().sum(-1).add(1e-8).sqrt().mean(-1)
-    return (distances / unit).mean()
-
-
 def total_loss(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     """Σ weight · loss over the keys of `losses`.
 

@@ -1,4 +1,4 @@
-"""What a fit minimises: four objectives behind one interface.
+"""What a fit minimises: five objectives behind one interface.
 
 Each draws a batch of noised latents and turns the predicted clean latents into named losses; weights share the names.
 
@@ -6,7 +6,9 @@ Each draws a batch of noised latents and turns the predicted clean latents into 
 `two_target`  face and style are noised and predicted each by itself.
 `time_split`  as two_target, the face weighted up where noise is high, the style where it is low.
 `imagery`     the face is noised; its decoded prediction is pulled to the style in statistics, region by region, and to
-              the face in structure, identity and proportions.
+              the face in structure, shading and identity (`acfun.imagery`).
+`pseudo_pair` the photograph, or its pair, is noised and its pair predicted: the same face as guided sampling of the
+              bare base paints it before the fit.
 """
 
 from collections.abc import Callable
@@ -14,16 +16,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from acfun import losses
-from acfun.base.vae_features import decode_latents, encode_features
-from acfun.fit_data import FaceSample, FitData, PatchBank
+from acfun.base.vae_features import decode_latents
+from acfun.fit_data import FitData
+from acfun.imagery import TERMS, FaceTargets
 
 TIME_SPLIT_CENTRE, TIME_SPLIT_WIDTH = 0.45, 0.1
 FACE_TIMESTEPS = (0.15, 0.80)
 STYLE_TIMESTEPS = (0.0, 0.40)
-NUM_DIRECTIONS = 48
 IMAGERY_SHARE = 0.5
 
 
@@ -43,7 +44,7 @@ class Batch:
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
-    faces: tuple[FaceSample, ...]
+    faces: tuple[FaceTargets, ...]
     indices: tuple[int, ...]
     directions: Tensor
 
@@ -83,7 +84,7 @@ class Objective:
         is_painted = (torch.rand(batch_size, generator=generator) < self.imagery_share).tolist()
         faces = tuple(data.faces[i] for i in indices)
         sources = zip(indices, is_painted, strict=True)
-        latents = [imagery[i] if painted else data.faces[i].latents for i, painted in sources]
+        latents = [imagery[i] if painted else data.face_latents[i] for i, painted in sources]
         steps = data.num_train_timesteps
         timesteps = [_sample_timesteps(self.face_timesteps, steps, batch_size, generator)]
         if names & self.style_losses:
@@ -97,7 +98,7 @@ class Objective:
             timesteps=torch.cat(timesteps).to(device),
             faces=faces,
             indices=tuple(indices),
-            directions=losses.sample_directions(data.patch_dimension, NUM_DIRECTIONS, generator).to(device),
+            directions=data.imagery.sample_directions(generator).to(device),
         )
 
     def compute(
@@ -154,51 +155,19 @@ def _compute_face_terms(
     data: FitData, batch: Batch, pred: Tensor, alphas: Tensor, names: frozenset[str]
 ) -> dict[str, Tensor]:
     """Terms on the decoded faces that `names` asks for."""
-    if not names & {"statistics", "gram", "structure", "shading", "identity", "shape"}:
+    if not names & TERMS:
         return {}
-    image, terms = decode_latents(data.vae, pred[: len(batch.faces)]), {}
-    # A prediction from much noise is blurred: details, and who it is, are asked of it only as far as it can show them.
+    images = decode_latents(data.vae, pred[: len(batch.faces)])
     clarity = alphas[: len(batch.faces)].sqrt()
-    if "gram" in names:
-        terms["gram"] = losses.gram_distance(encode_features(data.vae, image), data.style_grams, clarity)
-    if "shading" in names:
-        shading, masks = (torch.stack([getattr(f, name) for f in batch.faces]) for name in ("shading", "shading_masks"))
-        terms["shading"] = losses.shading_distance(losses.compute_shading(image), shading, masks)
-    if "structure" in names:
-        similarities = zip(*(face.self_similarities for face in batch.faces), strict=True)
-        targets = [torch.stack(maps) for maps in similarities]
-        terms["structure"] = losses.structure_distance(data.extract_structure(image), targets)
-    if "statistics" in names:
-        rows = zip(image.split(1), batch.faces, clarity, strict=True)
-        distances = [_match_regions(*row, data.style_patches, batch.directions) for row in rows]
-        terms["statistics"] = torch.stack(distances).mean()
-    if "identity" in names:
-        embeds = data.encode_identity(image, torch.stack([face.landmarks for face in batch.faces]))
-        target_embeds = torch.stack([face.identity_embeds for face in batch.faces])
-        terms["identity"] = losses.identity_distance(embeds, target_embeds, clarity)
-    if "shape" in names:
-        shape_targets = torch.stack([face.shape_target for face in batch.faces])
-        units = torch.stack([face.inter_pupil for face in batch.faces])
-        terms["shape"] = losses.shape_distance(data.regress_landmarks(image), shape_targets, units)
-    return terms
+    return data.imagery.compute_terms(images, batch.faces, clarity, batch.directions, names)
 
 
-def _match_regions(image: Tensor, face: FaceSample, clarity: Tensor, bank: PatchBank, directions: Tensor) -> Tensor:
-    """Sliced Wasserstein distance region ↔ region, weighted by area in the photograph, summed over scales.
-
-    The coarsest scale counts fully, each finer one less by the factor `clarity` ().
-    """
-    total = image.new_zeros(())
-    for level, regions in enumerate(bank.levels):
-        patches = losses.extract_patches(image)
-        for name, target in regions.items():
-            points = losses.select_patches(patches, face.masks[level][name])
-            if len(points):
-                share = len(points) / len(patches)
-                distance = losses.sliced_wasserstein(points, target, directions)
-                total = total + share * clarity ** (len(bank.levels) - 1 - level) * distance
-        image = F.avg_pool2d(image, 2)
-    return total
+def _compare_pairs(data: FitData, batch: Batch, pred: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    assert data.pair_latents is not None
+    count = len(batch.faces)
+    pairs = data.pair_latents[list(batch.indices)]
+    terms = {"pair": losses.latent_distance(pred[:count], pairs, weights[:count])}
+    return terms | {"denoise": losses.latent_distance(pred[count:], batch.latents[count:], weights[count:])}
 
 
 OBJECTIVES = {
@@ -206,4 +175,5 @@ OBJECTIVES = {
     "two_target": Objective(frozenset({"style"}), (0.0, 1.0), (0.0, 1.0), _compare_two_target),
     "time_split": Objective(frozenset({"style"}), (0.0, 1.0), (0.0, 1.0), _compare_time_split),
     "imagery": Objective(frozenset({"denoise"}), FACE_TIMESTEPS, STYLE_TIMESTEPS, _compare_imagery, IMAGERY_SHARE),
+    "pseudo_pair": Objective(frozenset({"denoise"}), FACE_TIMESTEPS, STYLE_TIMESTEPS, _compare_pairs, IMAGERY_SHARE),
 }

@@ -1,36 +1,42 @@
 """From a photograph to its stylized copy: choose faces, cut portraits, paint each, paste it back."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, TypedDict, Unpack, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, Unpack
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import face_crop, paste_back, portrait_crop, transform_points
+from acfun.face.align import paste_back, portrait_crop, transform_points
 from acfun.face.finder import Face, FaceFinder, find_faces
-from acfun.fit_prepare import place_mean_face
 from acfun.images import contact_sheet, pil_to_tensor, resize, tensor_to_pil
-from acfun.losses import identity_distance
+from acfun.portrait import place_mean_face, scale_points
+from acfun.proportions import measure_departure, take_on
+from acfun.style import Style
 
 FaceChoice = Literal["all", "largest", "whole"]
+SHAPE_SCALE = 0.75
 MAX_SCENE_SIDE = 2  # longer side of a painted scene, in units of the base's resolution
-
-EncodeIdentity = Callable[[Tensor], Tensor]
-"""Face crops (B,3,112,112) in [-1,1] → identity embeddings (B,D) of unit length."""
 
 
 class Sampling(TypedDict, total=False):
-    """Arguments of `FaceStylizationPipeline.__call__` for a photograph; its defaults hold for what is left out."""
+    """Arguments of `FaceStylizationPipeline.__call__` for a photograph; its defaults hold for what is left out.
 
+    `shape_scale` alone is not the pipeline's: the share of the painted face's proportions that faces take on before
+    they are painted, `SHAPE_SCALE` when it is left out.
+    """
+
+    shape_scale: float
     prompt: str
     negative_prompt: str
     strength: float
     style_scale: float
+    imagery_scale: float
     identity_scale: float
+    num_guide_steps: int
     structure_scale: float
     color_scale: float
     guidance_scale: float
@@ -88,12 +94,36 @@ def cut_portraits(image: Image.Image, faces: Sequence[Face], size: int) -> list[
     return portraits
 
 
+def shape_faces(
+    image: Image.Image, faces: Sequence[Face], style: Style | None, amount: float
+) -> tuple[Image.Image, list[Face]]:
+    """Give faces the proportions of the one that the style image shows; nothing moves where it shows none.
+
+    Args:
+        image: the photograph.
+        faces: in it.
+        style: with its style image.
+        amount: 0 leaves the faces as they are, 1 gives them all of the painted face's departure from the average.
+
+    Returns:
+        The picture, and the faces where they are in it.
+    """
+    style_image = None if style is None else style.image
+    if not amount or style_image is None or style_image.head.landmarks is None:
+        return image, list(faces)
+    departure = amount * measure_departure(style_image.head.landmarks[0].numpy())
+    pixels, moved = np.asarray(image, np.float32) / np.float32(255), []
+    for face in faces:
+        pixels, landmarks = take_on(pixels, face.landmarks.numpy().astype(np.float32), departure)
+        moved.append(replace(face, landmarks=torch.from_numpy(landmarks)))
+    return Image.fromarray((pixels * 255).round().astype(np.uint8)), moved
+
+
 def stylize_photo(
     pipe: Any,
     image: Image.Image,
     faces: Sequence[Face],
     *,
-    encode_identity: EncodeIdentity | None = None,
     paints_scene: bool = True,
     **sampling: Unpack[Sampling],
 ) -> Image.Image:
@@ -103,33 +133,41 @@ def stylize_photo(
         pipe: a `FaceStylizationPipeline` with a style in it.
         image: the photograph.
         faces: from `choose_faces`; empty: the whole photograph is one portrait, stretched to a square for the painting.
-        encode_identity: needed where `identity_scale` is above 0.
         paints_scene: False leaves the photograph around the faces as it is.
         sampling: for the pipeline.
 
     Returns:
         A picture of the photograph's size.
     """
+    image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     photo = pil_to_tensor(image)
     if faces and paints_scene:
-        photo = paint_scene(pipe, photo, **sampling)
+        photo = paint_scene(pipe, photo, faces[0], **sampling)
     for portrait in cut_portraits(image, faces, pipe.base.resolution):
-        painted = paint_portrait(pipe, portrait, encode_identity=encode_identity, **sampling)
+        painted = paint_portrait(pipe, portrait, **sampling)
         if portrait.transform is None:
             return tensor_to_pil(resize(painted, (image.height, image.width)))
         photo = paste_back(photo, painted, portrait.transform)
     return tensor_to_pil(photo)
 
 
-def paint_scene(pipe: Any, photo: Tensor, **sampling: Unpack[Sampling]) -> Tensor:
-    """The whole photograph (1,3,H,W) in [-1,1], painted with its shorter side at the base's resolution."""
+def paint_scene(pipe: Any, photo: Tensor, face: Face, **sampling: Unpack[Sampling]) -> Tensor:
+    """The whole photograph (1,3,H,W) in [-1,1], painted with its shorter side at the base's resolution.
+
+    Args:
+        pipe: a `FaceStylizationPipeline` with a style in it.
+        photo: the photograph.
+        face: the largest one, which tells the guide what is skin, hair and background.
+        sampling: for the pipeline.
+    """
     height, width = photo.shape[-2:]
     resolution, step = pipe.base.resolution, pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     scale = min(resolution / min(height, width), MAX_SCENE_SIDE * resolution / max(height, width))
-    sides = {"height": height, "width": width}
-    small = {name: step * max(1, round(side * scale / step)) for name, side in sides.items()}
-    without_guide = cast("Sampling", {**sampling, "identity_scale": 0.0})
-    images: Tensor = pipe(face=photo, output_type="pt", **small, **without_guide).images
+    small = [step * max(1, round(side * scale / step)) for side in (height, width)]
+    landmarks = scale_points(face.landmarks.to(photo)[None], (height, width), (small[0], small[1]))
+    images: Tensor = pipe(
+        face=photo, face_landmarks=landmarks, height=small[0], width=small[1], output_type="pt", **sampling
+    ).images
     return resize(images.float().cpu() * 2 - 1, (height, width))
 
 
@@ -137,51 +175,19 @@ def stylize_portraits(
     pipe: Any,
     image: Image.Image,
     faces: Sequence[Face],
-    *,
-    encode_identity: EncodeIdentity | None = None,
     **sampling: Unpack[Sampling],
 ) -> list[Image.Image]:
     """As `stylize_photo`, but the painted portraits alone: squares of the base's resolution, one a face."""
+    image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     portraits = cut_portraits(image, faces, pipe.base.resolution)
-    painted = (paint_portrait(pipe, portrait, encode_identity=encode_identity, **sampling) for portrait in portraits)
+    painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
     return [tensor_to_pil(picture) for picture in painted]
 
 
-def paint_portrait(
-    pipe: Any,
-    portrait: CutPortrait,
-    *,
-    encode_identity: EncodeIdentity | None = None,
-    **sampling: Unpack[Sampling],
-) -> Tensor:
+def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
     """Run the pipeline on one portrait: (1,3,S,S) in [-1,1], on the CPU."""
-    if encode_identity is None:
-        images: Tensor = pipe(face=portrait.image, output_type="pt", **sampling).images
-        return images.float().cpu() * 2 - 1
-    pipe.set_identity_guide(partial(build_identity_guide, encode_identity, portrait.landmarks))
-    try:
-        return paint_portrait(pipe, portrait, **sampling)
-    finally:
-        pipe.set_identity_guide(None)
-
-
-def build_identity_guide(
-    encode_identity: EncodeIdentity, landmarks: Tensor, faces: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """How far images (B,3,H,W) are from the people in `faces`, as a function for `set_identity_guide`.
-
-    Args:
-        encode_identity: differentiable.
-        landmarks: (1,189,2) pixels, the same for all.
-        faces: (B,3,H,W) in [-1,1].
-    """
-    points = landmarks.to(faces).expand(len(faces), -1, -1)
-    embeds = encode_identity(face_crop(faces, points)).detach()
-
-    def measure(images: Tensor) -> Tensor:
-        return identity_distance(encode_identity(face_crop(images, points)), embeds)
-
-    return measure
+    images: Tensor = pipe(face=portrait.image, face_landmarks=portrait.landmarks, output_type="pt", **sampling).images
+    return images.float().cpu() * 2 - 1
 
 
 def build_sheet(photo: Image.Image, style: Image.Image, result: Image.Image) -> Image.Image:

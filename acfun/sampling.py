@@ -11,8 +11,11 @@ from acfun.losses import predict_original_sample
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(latents (B,C,h,w), timestep ()) → the UNet's prediction (B,C,h,w), guidance included."""
 
-OnStep = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
-"""(index, timestep (), latents after the step (B,C,h,w), predicted clean latents or None) → latents to go on with."""
+OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(index, timestep (), latents after the step (B,C,h,w), predicted clean latents (B,C,h,w)) → latents to go on with."""
+
+Measure = Callable[[Tensor], Tensor]
+"""Clean latents (B,C,h,w) → how far they are from what is wanted (), a mean over the batch, differentiable."""
 
 # Below 1 − ᾱ = 1e-4 noise cannot be told from float32's own, and below ᾱ = 1e-4 nothing of a picture is left.
 _MARGIN = 1e-4
@@ -58,11 +61,14 @@ def denoise(
         on_steps: called one after the other after each step.
     """
     for index, timestep in enumerate(timesteps):
-        model_pred = predict(scheduler.scale_model_input(latents, timestep), timestep)
-        output = scheduler.step(model_pred, timestep, latents, **(step_kwargs or {}))
-        latents = output.prev_sample
+        noisy = scheduler.scale_model_input(latents, timestep)
+        model_pred = predict(noisy, timestep)
+        latents = scheduler.step(model_pred, timestep, latents, **(step_kwargs or {})).prev_sample
+        if on_steps:
+            alphas = _find_level(scheduler, timestep, latents).clamp(_MARGIN, 1 - _MARGIN).expand(len(latents))
+            clean = predict_original_sample(model_pred, noisy, alphas, scheduler.config.prediction_type)
         for on_step in on_steps:
-            latents = on_step(index, timestep, latents, getattr(output, "pred_original_sample", None))
+            latents = on_step(index, timestep, latents, clean)
     return latents
 
 
@@ -110,25 +116,38 @@ def _find_level(scheduler: Any, timestep: Tensor, latents: Tensor) -> Tensor:
     return alpha
 
 
-def build_pull(measure: Callable[[Tensor], Tensor], scale: float) -> OnStep:
-    """For `denoise`: moves the latents of each sample by `scale` against the gradient of a distance.
+def build_guidance(
+    measure: Measure, scheduler: Any, timesteps: Tensor, *, step_size: float, num_steps: int, num_last_steps: int
+) -> OnStep:
+    """For `denoise`: after each step the predicted clean latents descend on `measure`, and the latents move along.
+
+    The backward part of universal guidance (Bansal et al. 2023, https://arxiv.org/abs/2302.07121), with the noise of a
+    step left as it was predicted. The gradient of each sample has root mean square 1 before it is scaled: with a sign
+    or a moment for every latent, as Adam has them, faint gradients turn into grain.
 
     Args:
-        measure: clean latents (B,C,h,w) → distance (), differentiable.
-        scale: length of the move.
-
-    Returns:
-        A function that raises ValueError where the scheduler predicts no clean latents.
+        measure: what to descend on.
+        scheduler: after `set_timesteps`.
+        timesteps: (S,) those that `denoise` will run.
+        step_size: root mean square of a move, in units of the latents' own deviation.
+        num_steps: moves after each sampling step.
+        num_last_steps: moves after the last one, which no prediction smooths again.
     """
+    shares = [_find_level(scheduler, timestep, timesteps.float()).sqrt() for timestep in timesteps[1:]]
+    if float(scheduler.init_noise_sigma) > 1:  # such schedulers keep the clean part of their latents at full size
+        shares = [torch.ones_like(share) for share in shares]
+    shares.append(timesteps.new_ones((), dtype=torch.float32))
 
-    def pull(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor | None) -> Tensor:
-        if pred_original_sample is None:
-            raise ValueError("this scheduler gives no pred_original_sample to measure; use another one, such as DDIM")
-        with torch.enable_grad():
-            clean = pred_original_sample.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(measure(clean), clean)
-        length = grad.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, 1, 1, 1)
-        moved: Tensor = latents - scale * grad / length
+    def guide(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor) -> Tensor:
+        clean = start = pred_original_sample.detach()
+        length = step_size * start.flatten(1).std(dim=1).view(-1, 1, 1, 1)
+        for _ in range(num_steps if index + 1 < len(timesteps) else num_last_steps):
+            with torch.enable_grad():
+                clean = clean.requires_grad_()
+                (grad,) = torch.autograd.grad(measure(clean), clean)
+            rms = grad.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12).view(-1, 1, 1, 1)
+            clean = (clean - length * grad / rms).detach()
+        moved: Tensor = latents + shares[index].to(latents) * (clean - start)
         return moved
 
-    return pull
+    return guide

@@ -17,6 +17,7 @@ from torch import Tensor
 from acfun.base import Base
 from acfun.errors import BaseFamilyMismatchError, ConfigError, StyleFileError
 from acfun.paths import atomic_write
+from acfun.portrait import StyleImage
 from acfun.style_architecture import StyleArchitecture
 from acfun.style_model import StyleModel, build_style_model
 
@@ -39,6 +40,7 @@ REQUIRED_KEYS = (
 # The safetensors format: 8 bytes of little-endian header length, the header as JSON, the tensors.
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
+_IMAGE = "image."
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Style:
     """A fitted style, detached from any base.
 
     Attributes:
-        tensors: named by part and module path ("token.offset", "afun.…", "style_embeds"), on the CPU.
+        tensors: named by part and module path ("token.offset", "afun.…", "style_embeds", "image.…"), on the CPU.
         metadata: strings under `REQUIRED_KEYS`; "architecture" and "config" are JSON.
     """
 
@@ -59,6 +61,7 @@ class Style:
         model: StyleModel,
         base: Base,
         *,
+        image: StyleImage | None = None,
         config: Mapping[str, Any] | None = None,
         licence: str = "unspecified",
     ) -> Self:
@@ -67,11 +70,13 @@ class Style:
         Args:
             model: a fitted style model.
             base: what the model was built on; its family, name and fingerprint are noted.
+            image: the style image, small, for the guidance of sampling; without it there is none.
             config: options of the fit, for the record; anything that JSON can hold.
             licence: under which terms the style may be used, for instance those of the style image.
         """
+        parts = {} if image is None else image.to_tensors()
         return cls(
-            tensors=model.style_tensors(),
+            tensors=model.style_tensors() | {f"{_IMAGE}{name}": tensor for name, tensor in parts.items()},
             metadata={
                 "format": FORMAT,
                 "format_version": str(FORMAT_VERSION),
@@ -105,7 +110,8 @@ class Style:
     def blend(cls, parts: Sequence[tuple["Style", float]]) -> Self:
         """The weighted mean of styles of one base and one architecture; the weights sum to 1.
 
-        Meaningful for styles that were fitted from the same initial weights (the same seed).
+        Meaningful for styles that were fitted from the same initial weights (the same seed). The style image, which
+        guides sampling, is that of the heaviest part.
 
         Raises:
             ValueError: no part, or weights that do not sum to 1.
@@ -119,9 +125,11 @@ class Style:
         for other, _ in parts[1:]:
             _check_blendable(first, other)
         tensors = {
-            name: torch.stack([weight * style.tensors[name].float() for style, weight in parts]).sum(dim=0)
-            for name in first.tensors
+            name: torch.stack([weight * style.fitted_tensors[name].float() for style, weight in parts]).sum(dim=0)
+            for name in first.fitted_tensors
         }
+        heaviest = max(parts, key=lambda part: part[1])[0]
+        tensors |= {name: tensor for name, tensor in heaviest.tensors.items() if name.startswith(_IMAGE)}
         blended_from = [{"config": style.config, "weight": weight} for style, weight in parts]
         licences = sorted({style.metadata["licence"] for style, _ in parts})
         own = {"config": _to_json({"blended_from": blended_from}), "licence": " AND ".join(licences)}
@@ -145,26 +153,43 @@ class Style:
         """Options of the fit, as they were noted."""
         return self._parse("config")
 
+    @property
+    def fitted_tensors(self) -> dict[str, Tensor]:
+        """The tensors without the style image."""
+        return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(_IMAGE)}
+
+    @property
+    def image(self) -> StyleImage | None:
+        """The style image as the fit saw it, small; None where the style has none."""
+        parts = {name[len(_IMAGE) :]: tensor for name, tensor in self.tensors.items() if name.startswith(_IMAGE)}
+        return StyleImage.from_tensors(parts)
+
     def round_to_half(self) -> Self:
         """The style with values that float16 holds, so that its file is half as large and still exact."""
-        return replace(self, tensors={name: tensor.half().float() for name, tensor in self.tensors.items()})
+        rounded = {
+            n: tensor.half().float() if tensor.is_floating_point() else tensor for n, tensor in self.tensors.items()
+        }
+        return replace(self, tensors=rounded)
 
     def save(self, path: Path | str, *, dtype: torch.dtype | None = None) -> None:
         """Writes the style file atomically; equal styles give byte-identical files.
 
         Args:
             path: where to; its folder exists.
-            dtype: of the tensors in the file: float32, or float16 for half the size; None: float16 where it is exact.
+            dtype: of the tensors in the file, except pictures, which are uint8: float32, or float16 for half the size;
+                None: float16 where it is exact.
 
         Raises:
             StyleFileError: a tensor is not finite in that dtype; nothing is written then.
         """
         if dtype is None:
-            is_exact = all(torch.equal(tensor, tensor.half().float()) for tensor in self.tensors.values())
+            is_exact = all(torch.equal(t, t.half().to(t.dtype)) for t in self.tensors.values() if t.is_floating_point())
             dtype = torch.float16 if is_exact else torch.float32
-        tensors = {name: self.tensors[name].to(dtype).contiguous() for name in sorted(self.tensors)}
-        for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
+        tensors = {}
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].contiguous()
+            tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            if not tensors[name].isfinite().all():
                 raise StyleFileError(f"{name} has values that are not finite in {dtype}: fit the style again")
         content = _sort_header(to_safetensors(tensors, self.metadata))
         with atomic_write(Path(path)) as temporary_path:
@@ -205,7 +230,7 @@ class Style:
             generator=torch.Generator(),  # overwritten below, so the global generator need not move
         )
         try:
-            model.load_style_tensors(self.tensors)
+            model.load_style_tensors(self.fitted_tensors)
         except StyleFileError:
             model.eject()
             raise
@@ -237,7 +262,7 @@ def _check_blendable(first: Style, other: Style) -> None:
                 f"cannot blend styles whose {key} is {first.metadata[key]!r} and {other.metadata[key]!r}: "
                 "fit both on one base",
             )
-    shapes = [{name: tensor.shape for name, tensor in style.tensors.items()} for style in (first, other)]
+    shapes = [{name: tensor.shape for name, tensor in style.fitted_tensors.items()} for style in (first, other)]
     if first.architecture != other.architecture or shapes[0] != shapes[1]:
         raise StyleFileError(
             f"cannot blend styles of different architectures ({first.metadata['architecture']} and "

@@ -16,14 +16,17 @@ from torch import Tensor
 from acfun.base import Base, assemble_base
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import Faces, build_callback, encode_prompts, pair, predict_guided, prepare_faces, scaled
-from acfun.sampling import OnStep, build_pull, denoise, find_noise, select_timesteps
+from acfun.face.finder import load_face_finder
+from acfun.face.identity import load_identity_encoder
+from acfun.face.networks import NUM_LANDMARKS
+from acfun.guidance import NUM_STEPS, build_imagery_guidance
+from acfun.imagery import Imagery
+from acfun.portrait import Portrait, find_landmarks
+from acfun.sampling import OnStep, denoise, find_noise, select_timesteps
 from acfun.style import Style
 from acfun.style_model import StyleModel
 
 DEFAULT_PROMPT, BARE_PROMPT = "a painting of a person", "a photo"
-
-IdentityGuide = Callable[[Tensor], Tensor]
-"""Decoded images (B,3,H,W) in [-1,1] → how far each is from the person (), differentiable."""
 
 
 class FaceStylizationPipeline(StableDiffusionPipeline):
@@ -41,7 +44,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
     _style: Style | None = None
     _style_model: StyleModel | None = None
     _base: Base | None = None
-    _build_identity_guide: Callable[[Tensor], IdentityGuide] | None = None
+    _imagery: Imagery | None = None
 
     @classmethod
     def from_base(cls, base: Base) -> Self:
@@ -86,6 +89,11 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             )
         return replace(self._base, unet=self.unet, vae=self.vae, text_encoder=self.text_encoder)
 
+    @property
+    def style(self) -> Style | None:
+        """The loaded style."""
+        return self._style
+
     def load_style(self, style: Style | str | Path) -> None:
         """Put a style in; one that is already there is taken out first.
 
@@ -103,11 +111,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         """Take the style out; the modules are bit-equal to what they were. Does nothing without a style."""
         if self._style_model is not None:
             self._style_model.eject()
-        self._style = self._style_model = None
-
-    def set_identity_guide(self, build: Callable[[Tensor], IdentityGuide] | None) -> None:
-        """Give what `identity_scale` needs: from faces (B,3,H,W) a function that measures images' distance to them."""
-        self._build_identity_guide = build
+        self._style = self._style_model = self._imagery = None
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the pipeline, as diffusers does; a style in it moves along and stays float32."""
@@ -156,11 +160,14 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         prompt: str | Sequence[str] | None = None,
         *,
         face: Faces | None = None,
+        face_landmarks: Tensor | None = None,
         negative_prompt: str | Sequence[str] = "",
         strength: float = 0.6,
         invert_face: bool = True,
         style_scale: float = 1.0,
-        identity_scale: float = 0.0,
+        imagery_scale: float = 1.0,
+        identity_scale: float = 1.0,
+        num_guide_steps: int = NUM_STEPS,
         structure_scale: float = 1.0,
         color_scale: float = 1.0,
         guidance_scale: float = 1.2,
@@ -182,11 +189,16 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         Args:
             prompt: description of the result; the style's pseudo-word is added when it is missing. One, or one a face.
             face: portraits to be painted, (B,3,H,W) in [-1,1] or pictures; None generates from pure noise.
+            face_landmarks: (B,189,2), or (1,189,2) for all, pixels of the faces once they are stretched to height and
+                width; when None they are looked for, and a face that is not found is taken to be framed as usual.
             negative_prompt: what to keep away from, with guidance_scale > 1. One, or one a prompt.
             strength: in (0, 1]; how far the face is noised before it is painted. 1 starts from (almost) pure noise.
             invert_face: noise the face by DDIM inversion under the bare base, which keeps its layout, not at random.
             style_scale: 0 is the base, 1 the style as fitted; acts on all its parts.
-            identity_scale: ≥ 0; pulls the result to the person by the gradient of what `set_identity_guide` gave.
+            imagery_scale: ≥ 0; how strongly sampling is guided to the style image's colours and strokes.
+            identity_scale: ≥ 0; how strongly it is guided to the person.
+            num_guide_steps: moves of the guide after each sampling step; 0 leaves sampling unguided. Without a face, or
+                with a style that has no style image, there is no guide.
             structure_scale: multiplies style_scale in the UNet's decoder, which carries shapes.
             color_scale: multiplies style_scale in the UNet's encoder, which carries texture and colour.
             guidance_scale: classifier-free guidance; 1 switches it off.
@@ -211,7 +223,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self._check_arguments(face, latents, identity_scale, callback_on_step_end_tensor_inputs)
+        self._check_arguments(face, face_landmarks, latents, callback_on_step_end_tensor_inputs)
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)
@@ -223,9 +235,9 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             latents = self._draw_latents(latents, len(texts), size, generator)
         else:
             latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
-        if faces is not None and self._build_identity_guide is not None and identity_scale > 0:
-            guide = self._build_identity_guide(faces)
-            on_steps.append(build_pull(lambda clean: guide(decode_latents(self.vae, clean)), identity_scale))
+        if faces is not None and num_guide_steps > 0 and self._load_imagery() is not None:
+            guide_scales = {"statistics": imagery_scale, "identity": identity_scale}
+            on_steps.append(self._build_guidance(faces, face_landmarks, timesteps, guide_scales, num_guide_steps))
         # Callbacks of diffusers read and set these.
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
         scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
@@ -248,12 +260,12 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         return StableDiffusionPipelineOutput(images=latents, nsfw_content_detected=None)
 
     def _check_arguments(
-        self, face: Faces | None, latents: Tensor | None, identity_scale: float, tensor_inputs: Sequence[str]
+        self, face: Faces | None, landmarks: Tensor | None, latents: Tensor | None, tensor_inputs: Sequence[str]
     ) -> None:
         if face is not None and latents is not None:
             raise ValueError("latents and face exclude each other: the face decides where the painting starts")
-        if identity_scale > 0 and (face is None or self._build_identity_guide is None):
-            raise ValueError("identity_scale > 0 needs a face and an identity encoder: call set_identity_guide() too")
+        if landmarks is not None and (landmarks.ndim, *landmarks.shape[1:]) != (3, NUM_LANDMARKS, 2):
+            raise ValueError(f"face_landmarks has shape {tuple(landmarks.shape)}: (B,{NUM_LANDMARKS},2) is needed")
         if unknown := set(tensor_inputs) - set(self._callback_tensor_inputs):
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(
@@ -265,6 +277,27 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if self._style_model is not None:
             raise RuntimeError(f"{action}: a style is loaded; call unload_style() first, and load_style() afterwards")
         _ = self.base
+
+    def _load_imagery(self) -> Imagery | None:
+        """What the loaded style asks of pictures; None where it does not keep its style image."""
+        image = None if self._style is None else self._style.image
+        if self._imagery is None and image is not None:
+            device = self._execution_device
+            encoder = load_identity_encoder().to(device)
+            self._imagery = Imagery(image.to(device), self.vae, encoder)
+        return self._imagery
+
+    def _build_guidance(
+        self, faces: Tensor, landmarks: Tensor | None, timesteps: Tensor, scales: dict[str, float], num_steps: int
+    ) -> OnStep:
+        """Moves after each step towards the style's imagery of the faces (B,3,H,W)."""
+        assert self._imagery is not None
+        if landmarks is None:
+            finder = load_face_finder().to(faces.device)
+            landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
+        landmarks = landmarks.to(faces).repeat_interleave(len(faces) // len(landmarks), 0)
+        targets = [self._imagery.describe(portrait) for portrait in map(Portrait, faces.split(1), landmarks.split(1))]
+        return build_imagery_guidance(self._imagery, targets, self.scheduler, timesteps, scales, num_steps)
 
     def _encode_images(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
         """For loaded IP-Adapters, one tensor each."""

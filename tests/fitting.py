@@ -10,11 +10,8 @@ from PIL import Image
 from acfun.config import FitConfig
 from acfun.face.finder import FaceFinder
 from acfun.face.identity import IdentityEncoder
-from acfun.fit_prepare import place_mean_face
+from acfun.portrait import place_mean_face
 from tests.tiny import RESOLUTION
-
-# What the pixelwise and the imagery objectives need no trained face network for.
-WITHOUT_FACE_NETWORKS: dict[str, Any] = {"identity_weight": 0.0, "shape_weight": 0.0}
 
 
 def write_pictures(directory: Path) -> dict[str, Any]:
@@ -29,8 +26,8 @@ def write_pictures(directory: Path) -> dict[str, Any]:
 
 
 def make_config(directory: Path, **options: Any) -> FitConfig:
-    """Two steps with pictures taken whole and no face network."""
-    common = {"framing": "whole", "max_steps": 2, "cfun_rank": 4, "learning_rate": 1e-2, **WITHOUT_FACE_NETWORKS}
+    """Two steps with pictures taken whole of the imagery objective."""
+    common = {"objective": "imagery", "framing": "whole", "max_steps": 2, "cfun_rank": 4, "learning_rate": 1e-2}
     return FitConfig(**(write_pictures(directory) | common | options))
 
 

@@ -17,10 +17,11 @@ from acfun.config import FitConfig
 from acfun.errors import ConfigError, FitDivergedError, NoFaceFoundError
 from acfun.fit import Progress, fit_style
 from acfun.fit_checkpoint import CHECKPOINT_NAME
+from acfun.images import load_image, pil_to_tensor
 from acfun.losses import total_loss
 from acfun.objectives import OBJECTIVES
 from acfun.style import Style
-from tests.fitting import build_face_finder, build_identity_encoder, make_config
+from tests.fitting import build_face_finder, make_config
 from tests.tiny import RESOLUTION, make_tiny_base
 
 
@@ -150,7 +151,7 @@ def test_faces_are_sampled_where_none_are_given(base: Base, tmp_path: Path) -> N
     config = make_config(tmp_path, face_paths=(), num_sampled_faces=2, max_steps=1)
     data = fit_prepare.prepare(config, base, torch.Generator().manual_seed(0))
     assert len(data.faces) == 2
-    assert not torch.equal(data.faces[0].latents, data.faces[1].latents)
+    assert not torch.equal(data.face_latents[0], data.face_latents[1])
     assert fit_style(config, base=base).config["face_paths"] == 0
 
 
@@ -172,7 +173,7 @@ def test_every_vector_of_the_pseudo_word_is_trained(base: Base, tmp_path: Path) 
 def test_a_bfloat16_base_is_fitted_in_float32(tmp_path: Path) -> None:
     style, reports = collect(make_config(tmp_path), make_tiny_base(dtype=torch.bfloat16))
     assert all(torch.tensor(list(progress.losses.values())).isfinite().all() for progress in reports)
-    assert {tensor.dtype for tensor in style.tensors.values()} == {torch.float32}
+    assert {tensor.dtype for tensor in style.fitted_tensors.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -189,17 +190,24 @@ def test_a_loss_without_weight_is_left_out(options: dict[str, Any], base: Base, 
     assert reports[0].losses.keys() == config.loss_weights().keys()
 
 
-def test_identity_and_shape_use_the_face_networks(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_prepare, "load_identity_encoder", build_identity_encoder)
-    _, reports = collect(make_config(tmp_path, max_steps=1, identity_weight=1.0), base)
-    assert 0 <= reports[0].losses["identity"] <= 2
-    with pytest.raises(ConfigError, match="shape_weight"):
-        fit_style(make_config(tmp_path, shape_weight=1.0), base=base)
+def test_faces_are_looked_for_and_needed(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_prepare, "load_face_finder", build_face_finder)
     with pytest.raises(NoFaceFoundError):  # a finder that was never trained finds nothing in noise
-        fit_style(make_config(tmp_path, framing="find", shape_weight=1.0), base=base)
-    _, reports = collect(make_config(tmp_path, framing="find", face_paths=(), max_steps=1, shape_weight=1.0), base)
-    assert reports[0].losses["shape"] > 0
+        fit_style(make_config(tmp_path, framing="find"), base=base)
+    _, reports = collect(make_config(tmp_path, framing="find", face_paths=(), max_steps=1), base)
+    assert 0 <= reports[0].losses["identity"] <= 2
+
+
+def test_the_style_keeps_its_picture(base: Base, tmp_path: Path) -> None:
+    style = fit_style(make_config(tmp_path, max_steps=1), base=base)
+    style.save(tmp_path / "style.safetensors")
+    loaded = Style.load(tmp_path / "style.safetensors").image
+    assert style.image is not None
+    assert loaded is not None
+    assert loaded.head.image.shape == (1, 3, RESOLUTION, RESOLUTION)
+    assert torch.equal(loaded.painting.image, style.image.painting.image)
+    painting = pil_to_tensor(load_image(tmp_path / "painting.png"))
+    assert abs(float(loaded.painting.image.mean() - painting.mean())) < 0.02
 
 
 def test_a_fit_runs_outside_the_main_thread(base: Base, tmp_path: Path) -> None:
@@ -227,6 +235,9 @@ def test_a_single_spoilt_step_is_left_out(tmp_path: Path, base: Base, monkeypatc
 def test_a_fitted_style_is_exact_in_half_precision(tmp_path: Path, base: Base) -> None:
     style = fit_style(make_config(tmp_path, max_steps=2), base=base)
     style.save(tmp_path / "style.safetensors")
-    assert {tensor.dtype for tensor in load_file(tmp_path / "style.safetensors").values()} == {torch.float16}
+    dtypes = {name: tensor.dtype for name, tensor in load_file(tmp_path / "style.safetensors").items()}
+    pictures = {"image.head", "image.painting"}
+    assert {dtypes[name] for name in dtypes.keys() - pictures} == {torch.float16}
+    assert {dtypes[name] for name in pictures} == {torch.uint8}
     loaded = Style.load(tmp_path / "style.safetensors")
     assert all(torch.equal(loaded.tensors[name].float(), tensor) for name, tensor in style.tensors.items())

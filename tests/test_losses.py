@@ -135,14 +135,6 @@ def test_identity_distance_is_one_minus_cosine() -> None:
     torch.testing.assert_close(losses.identity_distance(embeds, -embeds, weights), torch.tensor(2 / 3))
 
 
-def test_shape_distance_is_measured_in_its_unit() -> None:
-    landmarks = 50 * rand(2, 189, 2)
-    assert losses.shape_distance(landmarks, landmarks, torch.tensor([10.0, 20.0])) < 1e-4
-    moved = landmarks + torch.tensor([3.0, 4.0])
-    distance = losses.shape_distance(moved, landmarks, torch.tensor([10.0, 20.0]))
-    torch.testing.assert_close(distance, torch.tensor((0.5 + 0.25) / 2))
-
-
 def test_total_loss_needs_a_weight_for_every_loss() -> None:
     terms = {"face": torch.tensor(2.0), "style": torch.tensor(3.0)}
     assert losses.total_loss(terms, {"face": 1.0, "style": 0.5}) == 3.5
@@ -160,7 +152,6 @@ def test_gradients_flow_and_are_finite_at_the_optimum() -> None:
         losses.sliced_wasserstein(patches, patches.detach(), directions),
         losses.gram_distance(features, [losses.compute_gram(image.detach())[0]]),
         losses.structure_distance(features, [losses.self_similarity(image.detach())]),
-        losses.shape_distance(image[:, 0, :, :2], image.detach()[:, 0, :, :2], torch.ones(1)),
     ]
     torch.stack(terms).sum().backward()
     assert image.grad is not None

@@ -2,26 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from acfun import fit_prepare
 from acfun.base import Base, tokenize
+from acfun.base.vae_features import decode_latents
 from acfun.config import FitConfig
-from acfun.face.align import face_crop
 from acfun.fit import build_model
 from acfun.fit_data import FitData
 from acfun.fit_prepare import prepare
 from acfun.losses import compute_timestep_weights, predict_original_sample, total_loss
 from acfun.objectives import OBJECTIVES, TIME_SPLIT_CENTRE, TIME_SPLIT_WIDTH, Batch
-from tests.fitting import build_face_finder, build_identity_encoder, make_config
-from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, make_tiny_base
+from tests.fitting import make_config
+from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, make_tiny_base
 
 ALL = frozenset({"style", "face", "denoise"})
-ALL_WEIGHTS: dict[str, Any] = {"identity_weight": 1.0, "shape_weight": 1.0}
 
 
 @pytest.fixture
@@ -30,24 +27,13 @@ def base() -> Base:
 
 
 def make_data(config: FitConfig, base: Base) -> FitData:
-    """Encoded pictures, with tiny face networks in place of the embedded ones."""
-    plain = replace(config, identity_weight=0.0, shape_weight=0.0)
-    data = prepare(plain, base, torch.Generator().manual_seed(0))
-    encoder, finder = build_identity_encoder(), build_face_finder()
-
-    def encode_identity(images: Tensor, landmarks: Tensor) -> Tensor:
-        embeds: Tensor = encoder(face_crop(images, landmarks))
-        return embeds
-
-    with torch.no_grad():
-        targets = torch.nn.functional.normalize(torch.ones(1, 8))[0]
-        faces = tuple(replace(face, identity_embeds=targets) for face in data.faces)
-    regress = fit_prepare._build_regressor(finder, RESOLUTION)
-    return replace(data, faces=faces, encode_identity=encode_identity, regress_landmarks=regress)
+    """Encoded pictures, and pairs as those that the default objective learns from."""
+    data = prepare(config, base, torch.Generator().manual_seed(0))
+    return replace(data, pair_latents=data.face_latents.flip(0) + 0.5)
 
 
 def imagery_of(data: FitData) -> Tensor:
-    return torch.stack([face.latents for face in data.faces])
+    return data.face_latents.clone()
 
 
 def make_pred(batch: Batch) -> Tensor:
@@ -62,8 +48,8 @@ def alphas_of(batch: Batch, base: Base) -> Tensor:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_losses_are_those_that_have_a_weight(objective: str, base: Base, tmp_path: Path) -> None:
-    config = make_config(tmp_path, objective=objective, framing="find", **ALL_WEIGHTS)
-    data = make_data(replace(config, framing="whole"), base)
+    config = make_config(tmp_path, objective=objective)
+    data = make_data(config, base)
     batch = OBJECTIVES[objective].sample(data, 2, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     names = config.loss_weights().keys()
     pred, alphas = make_pred(batch), alphas_of(batch, base)
@@ -85,7 +71,7 @@ def test_some_faces_start_from_the_imagery_where_the_objective_says_so(base: Bas
     for objective in OBJECTIVES.values():
         batch = objective.sample(data, 40, torch.Generator().manual_seed(0), frozenset(), painted)
         is_painted = [torch.equal(row, painted[index]) for row, index in zip(batch.latents, batch.indices, strict=True)]
-        is_photo = [torch.equal(row, face.latents) for row, face in zip(batch.latents, batch.faces, strict=True)]
+        is_photo = [torch.equal(row, data.face_latents[i]) for row, i in zip(batch.latents, batch.indices, strict=True)]
         assert all(one != other for one, other in zip(is_painted, is_photo, strict=True))
         assert sum(is_painted) / 40 == pytest.approx(objective.imagery_share, abs=0.2)
 
@@ -124,7 +110,7 @@ def test_batches_hold_faces_first_and_noise_where_it_belongs(base: Base, tmp_pat
     objective = OBJECTIVES["imagery"]
     batch = objective.sample(data, 3, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     assert batch.latents.shape == batch.noise.shape == (6, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
-    assert all(torch.equal(batch.latents[row], face.latents) for row, face in enumerate(batch.faces))
+    assert all(torch.equal(batch.latents[row], data.face_latents[index]) for row, index in enumerate(batch.indices))
     assert all(any(torch.equal(row, style) for style in data.style_latents) for row in batch.latents[3:])
     draws = [objective.sample(data, 20, torch.Generator().manual_seed(s), ALL, imagery_of(data)) for s in range(3)]
     many = torch.cat([draw.timesteps for draw in draws])
@@ -138,7 +124,7 @@ def test_batches_hold_faces_first_and_noise_where_it_belongs(base: Base, tmp_pat
 
 def test_the_shared_optimum_is_the_weighted_mean_of_both_pictures(base: Base, tmp_path: Path) -> None:
     """Why the printed objective cannot blend: its best answer is a double exposure."""
-    config = make_config(tmp_path, objective="shared", style_weight=0.8, face_weight=1.0)
+    config = make_config(tmp_path, objective="shared", style_weight=0.8, face_weight=1.0, identity_weight=0.0)
     data, weights = make_data(config, base), config.loss_weights()
     batch = OBJECTIVES["shared"].sample(data, 2, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     mean = (0.8 * data.style_latents[:1] + 1.0 * batch.latents) / 1.8
@@ -190,3 +176,37 @@ def test_imagery_is_content_with_the_style_image_itself(base: Base, tmp_path: Pa
     assert losses["denoise"] == 0
     moved = OBJECTIVES["imagery"].compute(data, batch, batch.latents + 2, alphas_of(batch, base), names)
     assert all(moved[name] > 0 for name in ("denoise", "structure", "gram", "statistics"))
+
+
+def test_pseudo_pairs_are_what_is_predicted_from_photograph_and_pair(base: Base, tmp_path: Path) -> None:
+    data = make_data(make_config(tmp_path), base)
+    assert data.pair_latents is not None
+    objective, names = OBJECTIVES["pseudo_pair"], frozenset({"pair", "denoise"})
+    batch = objective.sample(data, 2, torch.Generator().manual_seed(0), names, data.pair_latents)
+    exact = torch.cat([data.pair_latents[list(batch.indices)], batch.latents[2:]])
+    alphas = alphas_of(batch, base)
+    assert objective.compute(data, batch, exact, alphas, names) == {"pair": 0, "denoise": 0}
+    off = objective.compute(data, batch, exact + 1, alphas, names)
+    torch.testing.assert_close(off["pair"], compute_timestep_weights(alphas[:2]).mean())
+
+
+def test_pairs_are_painted_before_the_fit_where_the_objective_learns_from_them(base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path, objective="pseudo_pair")
+    data = prepare(config, base, torch.Generator().manual_seed(0))
+    assert data.pair_latents is not None
+    assert data.pair_latents.shape == data.face_latents.shape
+    photos, pairs = (
+        total_loss(
+            data.imagery.compute_terms(
+                decode_latents(base.vae, latents),
+                data.faces,
+                torch.ones(len(latents)),
+                data.imagery.sample_directions(torch.Generator().manual_seed(0)),
+                frozenset({"statistics"}),
+            ),
+            {"statistics": 1.0},
+        )
+        for latents in (data.face_latents, data.pair_latents)
+    )
+    assert pairs < photos
+    assert prepare(make_config(tmp_path), base, torch.Generator()).pair_latents is None

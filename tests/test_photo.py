@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import transform_points
 from acfun.face.finder import Face, FaceFinder
-from acfun.fit_prepare import place_mean_face
 from acfun.images import pil_to_tensor, tensor_to_pil
 from acfun.photo import (
-    build_identity_guide,
     build_sheet,
     choose_faces,
     cut_portraits,
@@ -24,6 +21,7 @@ from acfun.photo import (
     stylize_portraits,
 )
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from acfun.portrait import place_mean_face
 from tests.tiny import RESOLUTION, make_tiny_base
 
 STEPS = 3
@@ -59,7 +57,7 @@ def test_a_whole_picture_keeps_its_size(pipe: FaceStylizationPipeline, photo: Im
 
 def test_the_scene_is_painted_too_and_faces_on_top_of_it(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
     faces = [place_face(10, 20, 60)]
-    scene = np.asarray(tensor_to_pil(paint_scene(pipe, pil_to_tensor(photo), **sampling()))).astype(int)
+    scene = np.asarray(tensor_to_pil(paint_scene(pipe, pil_to_tensor(photo), faces[0], **sampling()))).astype(int)
     whole = np.asarray(stylize_photo(pipe, photo, faces, **sampling())).astype(int)
     assert scene.shape == whole.shape == (photo.height, photo.width, 3)
     assert np.abs(scene - np.asarray(photo)).mean() > 1
@@ -113,33 +111,6 @@ def test_no_face_is_told_with_its_remedy(photo: Image.Image) -> None:
         finder.detector.load_state_dict({k: torch.zeros_like(v) for k, v in finder.detector.state_dict().items()})
     with pytest.raises(NoFaceFoundError, match=r"200x120 px.*both eyes"):
         choose_faces(photo, "all", finder)
-
-
-def encode_identity(crops: Tensor) -> Tensor:
-    """Mean colour of the crop as a direction."""
-    return torch.nn.functional.normalize(crops.mean((2, 3)) + 2, dim=1)
-
-
-def test_the_identity_guide_measures_zero_on_the_person_and_has_a_gradient() -> None:
-    landmarks = place_mean_face(RESOLUTION)[None]
-    faces = torch.rand(2, 3, RESOLUTION, RESOLUTION) * 2 - 1
-    measure = build_identity_guide(encode_identity, landmarks, faces)
-    assert float(measure(faces)) == pytest.approx(0, abs=1e-6)
-    other = (-faces).requires_grad_()
-    distance = measure(other)
-    (gradient,) = torch.autograd.grad(distance, other)
-    assert float(distance.detach()) > 0
-    assert float(gradient.abs().sum()) > 0
-
-
-def test_identity_scale_changes_the_picture_and_the_guide_is_taken_away(
-    pipe: FaceStylizationPipeline, photo: Image.Image
-) -> None:
-    plain = stylize_photo(pipe, photo, [], **sampling())
-    guided = stylize_photo(pipe, photo, [], encode_identity=encode_identity, **sampling(identity_scale=2.0))
-    assert plain.tobytes() != guided.tobytes()
-    with pytest.raises(ValueError, match="set_identity_guide"):
-        stylize_photo(pipe, photo, [], **sampling(identity_scale=2.0))
 
 
 def test_the_same_seed_gives_the_same_picture(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from acfun.losses import predict_original_sample
-from acfun.sampling import Predict, build_pull, denoise, find_noise, invert, select_timesteps
+from acfun.sampling import Predict, build_guidance, denoise, find_noise, invert, select_timesteps
 
 CPU = torch.device("cpu")
 DEVIATION = 0.5
@@ -120,12 +120,11 @@ def test_hooks_are_called_in_order_after_every_step() -> None:
     scheduler = build_ddim()
     timesteps, calls = select_timesteps(scheduler, 10, 0.3, CPU), []
 
-    def note(index: int, timestep: Tensor, latents: Tensor, clean: Tensor | None) -> Tensor:
-        assert clean is not None
+    def note(index: int, timestep: Tensor, latents: Tensor, clean: Tensor) -> Tensor:
         calls.append((index, int(timestep)))
         return latents + 1
 
-    def double(index: int, timestep: Tensor, latents: Tensor, clean: Tensor | None) -> Tensor:
+    def double(index: int, timestep: Tensor, latents: Tensor, clean: Tensor) -> Tensor:
         return 2 * latents
 
     predict, latents = build_predict(scheduler), make_latents()
@@ -150,30 +149,53 @@ def test_step_arguments_reach_the_scheduler() -> None:
     assert not torch.equal(sample(0), sample(1))
 
 
-def test_a_pull_moves_each_sample_by_its_scale_towards_the_target() -> None:
+def test_guidance_moves_each_sample_by_its_step_and_the_last_one_all_the_way() -> None:
+    scheduler = build_ddim()
+    timesteps = select_timesteps(scheduler, 10, 0.3, CPU)
     latents, clean = make_latents(), make_latents() + 1
     target = torch.full_like(clean, 5.0)
-    pull = build_pull(lambda part: (part - target).square().mean(), 0.25)
+    guide = build_guidance(
+        lambda part: (part - target).square().mean(),
+        scheduler,
+        timesteps,
+        step_size=0.1,
+        num_steps=1,
+        num_last_steps=3,
+    )
+    deviation = clean.flatten(1).std(dim=1)
     with torch.no_grad():
-        moved = pull(0, torch.tensor(3), latents, clean)
-    step = moved - latents
-    torch.testing.assert_close(step.flatten(1).norm(dim=1), torch.full((2,), 0.25))
-    assert (step * (target - clean) > 0).all()
-    with pytest.raises(ValueError, match="DDIM"):
-        pull(0, torch.tensor(3), latents, None)
+        moves = [guide(index, timestep, latents, clean) - latents for index, timestep in enumerate(timesteps)]
+    share = scheduler.alphas_cumprod[timesteps[1]].sqrt()
+    rms = [move.flatten(1).square().mean(1).sqrt() for move in moves]
+    torch.testing.assert_close(rms[0], share * 0.1 * deviation)
+    torch.testing.assert_close(rms[2], 0.3 * deviation, rtol=0.02, atol=0)
+    assert all((move * (target - clean) > 0).all() for move in moves)
+
+
+def test_guided_sampling_ends_nearer_to_what_is_measured() -> None:
+    scheduler = build_ddim()
+    timesteps, latents = select_timesteps(scheduler, 10, 0.5, CPU), make_latents()
+    target = torch.full_like(latents, 0.5)
+
+    def measure(clean: Tensor) -> Tensor:
+        return (clean - target).square().mean()
+
+    guide = build_guidance(measure, scheduler, timesteps, step_size=0.1, num_steps=1, num_last_steps=2)
+    plain = denoise(build_predict(scheduler), scheduler, latents, timesteps)
+    guided = denoise(build_predict(scheduler), scheduler, latents, timesteps, on_steps=[guide])
+    assert measure(guided) < 0.8 * measure(plain)
 
 
 def test_a_predicted_clean_sample_is_what_the_step_used() -> None:
     scheduler = build_ddim()
     timesteps, predict, latents = select_timesteps(scheduler, 10, 0.3, CPU), build_predict(scheduler), make_latents()
-    seen: list[Tensor | None] = []
+    seen: list[Tensor] = []
 
-    def note(index: int, timestep: Tensor, current: Tensor, clean: Tensor | None) -> Tensor:
+    def note(index: int, timestep: Tensor, current: Tensor, clean: Tensor) -> Tensor:
         seen.append(clean)
         return current
 
     denoise(predict, scheduler, latents, timesteps[:1], on_steps=[note])
     alphas = scheduler.alphas_cumprod[timesteps[:1]].expand(2)
     expected = predict_original_sample(predict(latents, timesteps[0]), latents, alphas, "epsilon")
-    assert seen[0] is not None
     torch.testing.assert_close(seen[0], expected)

@@ -10,7 +10,7 @@ from acfun.commands.session import Session, make_output_dir, print_error
 from acfun.errors import ConfigError, ImageError, NoFaceFoundError
 
 if TYPE_CHECKING:
-    from acfun.photo import EncodeIdentity, Sampling
+    from acfun.photo import Sampling
 
 SUFFIX = ".png"
 
@@ -27,7 +27,10 @@ def apply(
     negative_prompt: options.NegativePrompt = None,
     strength: options.Strength = None,
     style_scale: options.StyleScale = None,
+    imagery_scale: options.ImageryScale = None,
     identity_scale: options.IdentityScale = None,
+    guide_steps: options.GuideSteps = None,
+    shape_scale: options.ShapeScale = None,
     structure_scale: options.StructureScale = None,
     color_scale: options.ColorScale = None,
     guidance_scale: options.GuidanceScale = None,
@@ -47,13 +50,12 @@ def apply(
     make_output_dir(output)
     loaded = session.load_base(base or loaded_style.metadata["base_name"])
     pipe = session.build_pipeline(loaded, loaded_style)
-    encode_identity = session.load_identity(session.build_sampling(context.params), loaded)
     outputs: dict[str, list[str]] = {}
     for photo, target in targets.items():
         session.say(f"painting {photo}")
         sampling = session.build_sampling(context.params)
         try:
-            outputs[str(photo)] = paint(pipe, photo, target, faces, sampling, encode_identity, is_portrait=portrait)
+            outputs[str(photo)] = paint(pipe, photo, target, faces, sampling, is_portrait=portrait)
         except (ImageError, NoFaceFoundError) as error:
             print_error(error)
     failed = [str(photo) for photo in targets if str(photo) not in outputs]
@@ -70,7 +72,6 @@ def paint(
     target: Path,
     faces: options.FaceChoice,
     sampling: "Sampling",
-    encode_identity: "EncodeIdentity | None",
     *,
     is_portrait: bool,
 ) -> list[str]:
@@ -87,9 +88,9 @@ def paint(
     image = load_image(photo)
     chosen = choose_faces(image, faces)
     if is_portrait:
-        pictures = stylize_portraits(pipe, image, chosen, encode_identity=encode_identity, **sampling)
+        pictures = stylize_portraits(pipe, image, chosen, **sampling)
     else:
-        pictures = [stylize_photo(pipe, image, chosen, encode_identity=encode_identity, **sampling)]
+        pictures = [stylize_photo(pipe, image, chosen, **sampling)]
     return save_results(pictures, target)
 
 

@@ -39,11 +39,8 @@ class Fitted:
 
 
 def build_config(path: Path | None, *, is_whole: bool, session: Session, **options: Any) -> FitConfig:
-    """The config of a TOML file and the options that were given.
-
-    Pictures that are taken whole have no landmarks of their own, so nothing is pulled to proportions then.
-    """
-    whole = {"framing": "whole", "shape_weight": 0.0} if is_whole else {}
+    """The config of a TOML file and the options that were given."""
+    whole = {"framing": "whole"} if is_whole else {}
     common = {"seed": session.seed, "device": session.device}
     return load_config(FitConfig, path, {**common, **whole, **options})
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from acfun.config import Objective
+
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
 ]
@@ -50,9 +52,23 @@ StyleScale = Annotated[
     float | None,
     typer.Option(min=0, max=4, show_default="1.0", help="0 is no style.", rich_help_panel="Sampling"),
 ]
+ImageryScale = Annotated[
+    float | None,
+    typer.Option(min=0, max=10, show_default="1.0", help="Guides to the style's colours.", rich_help_panel="Sampling"),
+]
 IdentityScale = Annotated[
     float | None,
-    typer.Option(min=0, max=10, show_default="0.0", help="Pulls the result to the person.", rich_help_panel="Sampling"),
+    typer.Option(min=0, max=10, show_default="1.0", help="Guides to the person.", rich_help_panel="Sampling"),
+]
+GuideSteps = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=20, show_default="1", help="Moves of the guide a step; 0 for none.", rich_help_panel="Sampling"
+    ),
+]
+ShapeScale = Annotated[
+    float | None,
+    typer.Option(min=0, max=2, show_default="0.75", help="The painted face's proportions.", rich_help_panel="Sampling"),
 ]
 StructureScale = Annotated[
     float | None,
@@ -78,6 +94,6 @@ FitConfigPath = Annotated[
 ]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Steps of the fit.", rich_help_panel="Fitting")]
 ObjectiveName = Annotated[
-    Literal["imagery", "two_target", "time_split", "shared"] | None,
+    Objective | None,
     typer.Option("--objective", help="What the fit minimises.", rich_help_panel="Fitting"),
 ]

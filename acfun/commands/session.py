@@ -13,7 +13,7 @@ from acfun.errors import AcfunError, ConfigError, NoFaceFoundError
 
 if TYPE_CHECKING:
     from acfun.base import Base
-    from acfun.photo import EncodeIdentity, Sampling
+    from acfun.photo import Sampling
     from acfun.style import Style
 
 # Options of the commands → arguments of the pipeline.
@@ -22,7 +22,10 @@ SAMPLING_OPTIONS = {
     "negative_prompt": "negative_prompt",
     "strength": "strength",
     "style_scale": "style_scale",
+    "imagery_scale": "imagery_scale",
     "identity_scale": "identity_scale",
+    "guide_steps": "num_guide_steps",
+    "shape_scale": "shape_scale",
     "structure_scale": "structure_scale",
     "color_scale": "color_scale",
     "guidance_scale": "guidance_scale",
@@ -110,19 +113,6 @@ class Session:
         given["generator"] = torch.Generator().manual_seed(self.seed)
         sampling: Sampling = given
         return sampling
-
-    def load_identity(self, sampling: "Sampling", base: "Base") -> "EncodeIdentity | None":
-        """The identity encoder where `identity_scale` needs it, else None.
-
-        Raises:
-            BaseNotFoundError: the installation has none.
-        """
-        if not sampling.get("identity_scale"):
-            return None
-        from acfun.face.identity import load_identity_encoder
-
-        encode: EncodeIdentity = load_identity_encoder().to(base.device)
-        return encode
 
 
 def print_message(text: str, style: str = "") -> None:

@@ -51,7 +51,10 @@ def stylize(
     negative_prompt: options.NegativePrompt = None,
     strength: options.Strength = None,
     style_scale: options.StyleScale = None,
+    imagery_scale: options.ImageryScale = None,
     identity_scale: options.IdentityScale = None,
+    guide_steps: options.GuideSteps = None,
+    shape_scale: options.ShapeScale = None,
     structure_scale: options.StructureScale = None,
     color_scale: options.ColorScale = None,
     guidance_scale: options.GuidanceScale = None,
@@ -111,18 +114,17 @@ def fit_and_paint(
     """Fit with the first face, or recall the style, and paint all faces.
 
     Raises:
-        BaseNotFoundError: the identity encoder is needed and absent.
+        BaseNotFoundError: the installation lacks the identity encoder.
         KeyboardInterrupt: the fit was interrupted.
     """
     from acfun.photo import cut_portraits, stylize_photo, stylize_portraits
 
-    encode_identity = session.load_identity(sampling, base)
     fitted = fit_cached(config, base, cut_portraits(image, faces[:1], base.resolution), session)
     pipe = session.build_pipeline(base, fitted.style)
     session.say(f"painting {len(faces) or 1} portrait{'s' if len(faces) > 1 else ''}")
     start = time.monotonic()
     if is_portrait:
-        pictures = stylize_portraits(pipe, image, faces, encode_identity=encode_identity, **sampling)
+        pictures = stylize_portraits(pipe, image, faces, **sampling)
     else:
-        pictures = [stylize_photo(pipe, image, faces, encode_identity=encode_identity, **sampling)]
+        pictures = [stylize_photo(pipe, image, faces, **sampling)]
     return Stylized(pictures, fitted, time.monotonic() - start)

@@ -11,6 +11,7 @@ import typer
 
 from acfun.commands import options
 from acfun.commands.session import SAMPLING_OPTIONS
+from acfun.photo import SHAPE_SCALE
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from tests.cli.tools import run, run_well
 
@@ -37,7 +38,8 @@ def test_the_defaults_in_the_help_are_those_of_the_pipeline() -> None:
         option = next(part for part in getattr(options, aliases[name]).__metadata__)
         assert isinstance(option, typer.models.OptionInfo)
         if isinstance(option.show_default, str):
-            assert float(option.show_default) == parameters[argument].default
+            default = SHAPE_SCALE if name == "shape_scale" else parameters[argument].default
+            assert float(option.show_default) == default
 
 
 def test_doctor_answers_in_json(cache: Path) -> None:

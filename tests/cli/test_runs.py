@@ -39,7 +39,7 @@ def test_a_dry_run_prints_the_config_and_fits_nothing(folder: Path, tmp_path: Pa
     output = tmp_path / "style.safetensors"
     result = fit(folder, output, "--dry-run", "--json", "--seed", 7)
     answer = json.loads(result.stdout)
-    assert (answer["seed"], answer["max_steps"], answer["framing"], answer["shape_weight"]) == (7, 2, "whole", 0.0)
+    assert (answer["seed"], answer["max_steps"], answer["framing"]) == (7, 2, "whole")
     assert not output.exists()
 
 

@@ -1,5 +1,6 @@
 """The pipeline on a tiny base: styles go in and out without a trace, and what diffusers loads still loads."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
 from acfun.cfun import CFunOptions
 from acfun.errors import BaseFamilyMismatchError
+from acfun.portrait import StyleImage, place_mean_face
 from acfun.style import Style
 from acfun.style_model import build_style_model
 from pipelines import face_stylization
@@ -161,7 +163,7 @@ def test_arguments_without_meaning_are_refused(pipe: FaceStylizationPipeline, fa
     latents = torch.zeros(1, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     refused: list[tuple[str, dict[str, Any]]] = [
         ("exclude each other", {"face": face, "latents": latents}),
-        ("set_identity_guide", {"face": face, "identity_scale": 1.0}),
+        (r"\(1, 2, 2\)", {"face": face, "face_landmarks": torch.zeros(1, 2, 2)}),
         ("strength", {"face": face, "strength": 0.0}),
         ("3 prompts", {"prompt": ["a"] * 3, "face": torch.cat([face, face])}),
         ("2 negative prompts", {"negative_prompt": ["a", "b"]}),
@@ -216,16 +218,26 @@ def test_callbacks_can_stop_and_end_guidance(pipe: FaceStylizationPipeline) -> N
     assert not torch.equal(cut, paint(pipe, guidance_scale=5.0))
 
 
-def test_identity_guidance_pulls_towards_the_face(pipe: FaceStylizationPipeline, face: Tensor) -> None:
-    def build(faces: Tensor) -> Any:
-        assert torch.equal(faces, face)
-        return lambda images: (images - faces).square().mean()
-
-    pipe.set_identity_guide(build)
-    plain = paint(pipe, face=face, invert_face=False)
-    pulled = paint(pipe, face=face, invert_face=False, identity_scale=1.0)
-    distances = [(images * 2 - 1 - face).square().mean() for images in (plain, pulled)]
-    assert distances[1] < distances[0]
+def test_guided_sampling_comes_nearer_to_the_style_image(
+    pipe: FaceStylizationPipeline, base: Base, face: Tensor, tmp_path: Path
+) -> None:
+    plain = make_style(base)
+    pipe.load_style(plain)
+    arguments: dict[str, Any] = {"face": face, "face_landmarks": place_mean_face(RESOLUTION)[None]}
+    assert torch.equal(paint(pipe, **arguments), paint(pipe, num_guide_steps=0, **arguments))  # no picture, no guide
+    red = torch.tensor([0.9, -0.7, -0.8]).view(1, 3, 1, 1) + 0.1 * torch.randn(1, 3, RESOLUTION, RESOLUTION)
+    picture = StyleImage.from_picture(red.clamp(-1, 1), RESOLUTION, None)
+    tensors = {f"image.{name}": tensor for name, tensor in picture.to_tensors().items()}
+    pipe.load_style(replace(plain, tensors=plain.tensors | tensors))
+    unguided, guided, strongly = (paint(pipe, num_guide_steps=count, **arguments) for count in (0, 1, 3))
+    distances = [(images * 2 - 1 - red).square().mean() for images in (unguided, guided, strongly)]
+    assert distances[2] < distances[1] < distances[0]
+    person = paint(pipe, imagery_scale=0.0, **arguments)
+    assert (person * 2 - 1 - red).square().mean() > distances[1]
+    assert not torch.equal(person, unguided)
+    two = paint(pipe, num_images_per_prompt=2, **arguments)
+    assert two.shape[0] == 2
+    pipe.unload_style()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # numpy in diffusers

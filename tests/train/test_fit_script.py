@@ -20,7 +20,6 @@ MAX_STEPS, LONG_STEPS = 5, 40
 CONFIG = f"""
 framing = "whole"
 identity_weight = 0
-shape_weight = 0
 checkpoint_every = 2
 max_steps = {MAX_STEPS}
 """

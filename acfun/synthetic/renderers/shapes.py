@@ -66,11 +66,12 @@ def to_pixels(points: Array, matrix: Array) -> Array:
 
 def distance_from_mean(landmarks: Array) -> float:
     """RMS distance of the inner face from the mean shape after the best similarity, in pupil distances."""
-    difference, _ = _difference_from_mean(to_face_frame(landmarks)[0])
+    difference, _ = difference_from_mean(to_face_frame(landmarks)[0])
     return float(np.sqrt((difference[list(_ALIGNING)] ** 2).sum(-1).mean()))
 
 
-def _difference_from_mean(points: Array) -> tuple[Array, Array]:
+def difference_from_mean(points: Array) -> tuple[Array, Array]:
+    """(189, 2) in the face frame less the mean shape after the best similarity, and that mean shape."""
     mean = _read_mean_shape()
     index = list(_ALIGNING)
     aligned = to_pixels(mean, fit_similarity(mean[index], points[index]))
@@ -85,7 +86,7 @@ def exaggerate(points: Array, strength: float, generator: np.random.Generator) -
         strength: aimed-at root mean square move of the inner face, in pupil distances; 0.1 is strong.
         generator: draws which features swell, and how much.
     """
-    difference, _ = _difference_from_mean(points)
+    difference, _ = difference_from_mean(points)
     spread = float(np.sqrt((difference[list(_ALIGNING)] ** 2).sum(-1).mean()))
     gain = np.full((NUM_LANDMARKS, 1), np.clip(strength / max(spread, 1e-3), 0.8, 2.5), np.float32)
     gain[list(HEAD_CONTOUR)] *= 0.3

@@ -1,0 +1,67 @@
+"""Sampling guided by imagery: in the pipeline with a style in it, and before a fit with the bare base."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from acfun.base import Base, encode_prompt
+from acfun.base.vae_features import encode_latents
+from acfun.conditioning import predict_guided
+from acfun.imagery import FaceTargets, Imagery
+from acfun.portrait import Portrait
+from acfun.sampling import OnStep, build_guidance, denoise, find_noise, select_timesteps
+
+WEIGHTS = {"statistics": 4.0, "structure": 4.0, "shading": 1.0, "identity": 1.0}
+STEP_SIZE, NUM_STEPS, NUM_LAST_STEPS = 0.07, 1, 12
+BARE_PROMPT = "a photo"
+PAIR_STEPS, PAIR_STRENGTH = 30, 0.6
+
+
+def build_imagery_guidance(
+    imagery: Imagery,
+    faces: Sequence[FaceTargets],
+    scheduler: Any,
+    timesteps: Tensor,
+    scales: Mapping[str, float] | None = None,
+    num_steps: int = NUM_STEPS,
+) -> OnStep:
+    """For `denoise`: moves after each step towards a style's imagery of the faces.
+
+    Args:
+        imagery: of the style.
+        faces: those that are painted.
+        scheduler: after `set_timesteps`.
+        timesteps: (S,) those that `denoise` will run.
+        scales: factors of some of the `WEIGHTS`.
+        num_steps: moves after each sampling step; the last one has proportionally as many as `NUM_LAST_STEPS`.
+    """
+    weights = {name: weight * (scales or {}).get(name, 1.0) for name, weight in WEIGHTS.items()}
+    return build_guidance(
+        imagery.build_measure(faces, weights, torch.Generator().manual_seed(0)),
+        scheduler,
+        timesteps,
+        step_size=STEP_SIZE,
+        num_steps=num_steps,
+        num_last_steps=num_steps * NUM_LAST_STEPS // NUM_STEPS,
+    )
+
+
+@torch.no_grad()
+def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], faces: Sequence[FaceTargets]) -> Tensor:
+    """Latents (F,C,h,w) of portraits as the bare base paints them under guidance: pseudo-pairs to the photographs."""
+    embeds = encode_prompt(base, [BARE_PROMPT]).prompt_embeds
+
+    def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+        return predict_guided(base.unet, latents, timestep, embeds, 1.0)
+
+    painted = []
+    timesteps = select_timesteps(base.scheduler, PAIR_STEPS, PAIR_STRENGTH, base.device)
+    for portrait, face in zip(portraits, faces, strict=True):
+        clean = encode_latents(base.vae, portrait.image)
+        noise = find_noise(predict, base.scheduler, clean, timesteps)
+        noised = base.scheduler.add_noise(clean, noise, timesteps[:1])
+        guidance = build_imagery_guidance(imagery, [face], base.scheduler, timesteps)
+        painted.append(denoise(predict, base.scheduler, noised, timesteps, on_steps=[guidance]))
+    return torch.cat(painted)

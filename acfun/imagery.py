@@ -1,0 +1,217 @@
+"""Imagery: what a style asks of a portrait, and how far pictures are from it. Fits learn it, and it guides sampling."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from acfun import losses
+from acfun.base.vae_features import decode_latents, encode_features
+from acfun.face.align import face_crop
+from acfun.face.identity import FeatureStages, IdentityEncoder
+from acfun.images import resize
+from acfun.portrait import Portrait, StyleImage
+
+WHOLE = "whole"
+NUM_SCALES = 3
+NUM_DIRECTIONS = 48
+MIN_REGION_PATCHES = 24
+SCENE_REGIONS = (WHOLE, "background")  # taken from the whole painting rather than from around the painted face
+SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
+STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
+NEIGHBOURS = {
+    "eyes": ("skin", "hair"),
+    "mouth": ("skin", "hair"),
+    "skin": ("hair", "background"),
+    "hair": ("background", "skin"),
+    "background": ("hair", "skin"),
+}
+TERMS = frozenset({"statistics", "gram", "structure", "shading", "identity"})
+
+PatchBank = tuple[dict[str, Tensor], ...]
+"""Colour patches of a style image: per scale, region name → (N, D)."""
+
+
+@dataclass(frozen=True)
+class FaceTargets:
+    """What is kept of one photograph, and where the style's regions are in it.
+
+    Attributes:
+        landmarks: (189,2) pixels.
+        masks: per scale, region name → (H,W) in [0,1]; one region `whole` where the style has no face.
+        self_similarities: per structure stage (P,P).
+        shading: (h,w) of `acfun.losses.compute_shading`.
+        shading_masks: (2,h,w) in [0,1], face and hair.
+        identity_embeds: (D,) unit length.
+    """
+
+    landmarks: Tensor
+    masks: PatchBank
+    self_similarities: tuple[Tensor, ...]
+    shading: Tensor
+    shading_masks: Tensor
+    identity_embeds: Tensor
+
+
+class Imagery:
+    """What a style image asks of portraits, and how far pictures are from it.
+
+    Args:
+        style: the style image, on the device of the networks.
+        vae: frozen; its encoder's features are those of the Gram matrices.
+        encoder: frozen; sees structure and identity. Trained to see a face in any paint, it says little of colour.
+    """
+
+    def __init__(self, style: StyleImage, vae: AutoencoderKL, encoder: IdentityEncoder) -> None:
+        self.vae, self.encoder, self.stages = vae, encoder, FeatureStages(encoder)
+        self.patches = build_patch_bank(style)
+        with torch.no_grad():
+            features = encode_features(vae, style.painting.image)
+            self.grams = tuple(losses.compute_gram(feature)[0] for feature in features)
+
+    def sample_directions(self, generator: torch.Generator) -> Tensor:
+        """Random unit directions (D,K) for one evaluation of the statistics."""
+        dimension = next(iter(self.patches[0].values())).shape[1]
+        return losses.sample_directions(dimension, NUM_DIRECTIONS, generator)
+
+    @torch.no_grad()
+    def describe(self, face: Portrait) -> FaceTargets:
+        """What is to be kept of a portrait with landmarks, of any size."""
+        assert face.landmarks is not None
+        masks = face.draw_masks()
+        shaded = torch.stack([torch.stack([masks[name] for name in names]).sum(0) for names in SHADED_REGIONS])
+        return FaceTargets(
+            landmarks=face.landmarks[0],
+            masks=merge_masks(face, self.patches),
+            self_similarities=tuple(losses.self_similarity(part)[0] for part in self._extract_structure(face.image)),
+            shading=losses.compute_shading(face.image)[0],
+            shading_masks=F.adaptive_avg_pool2d(shaded, losses.SHADING_SIDE),
+            identity_embeds=self._encode_identity(face.image, face.landmarks)[0],
+        )
+
+    def compute_terms(
+        self, images: Tensor, faces: Sequence[FaceTargets], clarity: Tensor, directions: Tensor, names: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """Losses by name, those of `TERMS` that are in `names`; each a mean over the batch.
+
+        Args:
+            images: (B,3,H,W), about [-1,1].
+            faces: B of `describe`, of the same size.
+            clarity: (B,) in [0,1]. A prediction from much noise is blurred: details, and who it is, are asked of it
+                only as far as it can show them.
+            directions: of `sample_directions`.
+            names: what is asked for.
+        """
+        terms = {}
+        if "gram" in names:
+            terms["gram"] = losses.gram_distance(encode_features(self.vae, images), self.grams, clarity)
+        if "shading" in names:
+            shading, masks = (torch.stack([getattr(f, name) for f in faces]) for name in ("shading", "shading_masks"))
+            terms["shading"] = losses.shading_distance(losses.compute_shading(images), shading, masks)
+        if "structure" in names:
+            similarities = zip(*(face.self_similarities for face in faces), strict=True)
+            wanted = [torch.stack(maps) for maps in similarities]
+            terms["structure"] = losses.structure_distance(self._extract_structure(images), wanted)
+        if "statistics" in names:
+            rows = zip(images.split(1), faces, clarity, strict=True)
+            terms["statistics"] = torch.stack([self._match_regions(*row, directions) for row in rows]).mean()
+        if "identity" in names:
+            embeds = self._encode_identity(images, torch.stack([face.landmarks for face in faces]))
+            targets = torch.stack([face.identity_embeds for face in faces])
+            terms["identity"] = losses.identity_distance(embeds, targets, clarity)
+        return terms
+
+    def build_measure(
+        self, faces: Sequence[FaceTargets], weights: Mapping[str, float], generator: torch.Generator
+    ) -> Callable[[Tensor], Tensor]:
+        """How far clean latents (B,C,h,w) are from what is asked for, as one weighted sum ().
+
+        Args:
+            faces: B of `describe`.
+            weights: of `TERMS` by name; what is missing or 0 is not asked for.
+            generator: draws the directions of each evaluation.
+        """
+        wanted = {name: weight for name, weight in weights.items() if weight}
+
+        def measure(latents: Tensor) -> Tensor:
+            images = decode_latents(self.vae, latents)
+            directions = self.sample_directions(generator).to(images.device)
+            terms = self.compute_terms(images, faces, images.new_ones(len(faces)), directions, frozenset(wanted))
+            return losses.total_loss(terms, wanted)
+
+        return measure
+
+    def _match_regions(self, image: Tensor, face: FaceTargets, clarity: Tensor, directions: Tensor) -> Tensor:
+        """Sliced Wasserstein distance region ↔ region, weighted by area in the photograph, summed over scales.
+
+        The coarsest scale counts fully, each finer one less by the factor `clarity` ().
+        """
+        total = image.new_zeros(())
+        for level, regions in enumerate(self.patches):
+            patches = losses.extract_patches(image)
+            for name, target in regions.items():
+                points = losses.select_patches(patches, face.masks[level][name])
+                if len(points):
+                    share = len(points) / len(patches)
+                    distance = losses.sliced_wasserstein(points, target, directions)
+                    total = total + share * clarity ** (len(self.patches) - 1 - level) * distance
+            image = F.avg_pool2d(image, 2)
+        return total
+
+    def _extract_structure(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.stages(resize(images.float(), STRUCTURE_SIZE))
+        return maps[-NUM_STRUCTURE_STAGES:]
+
+    def _encode_identity(self, images: Tensor, landmarks: Tensor) -> Tensor:
+        embeds: Tensor = self.encoder(face_crop(images.float(), landmarks))
+        return embeds
+
+
+def build_patch_bank(style: StyleImage) -> PatchBank:
+    """Cut a style image into colour patches, by region where it has a face; too small regions are left out.
+
+    The background is the whole painting's, however small the face in it.
+    """
+    levels = []
+    for head, painting in zip(_build_pyramid(style.head), _build_pyramid(style.painting), strict=True):
+        whole = {name: points for name, points in _cut_regions(*painting).items() if name in SCENE_REGIONS}
+        regions = _cut_regions(*head) | whole
+        levels.append({name: points for name, points in regions.items() if len(points) >= MIN_REGION_PATCHES})
+    return tuple(levels)
+
+
+def merge_masks(face: Portrait, bank: PatchBank) -> PatchBank:
+    """Masks (H,W) of a portrait for the regions that a style has; what has no counterpart joins a neighbour."""
+    pyramid = _build_pyramid(face)
+    return tuple(_merge(image, masks, level) for (image, masks), level in zip(pyramid, bank, strict=True))
+
+
+def _merge(image: Tensor, masks: Mapping[str, Tensor], level: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if WHOLE in level:
+        return {WHOLE: image.new_ones(image.shape[-2:])}
+    merged = {name: masks[name].clone() for name in level}
+    # In the order of the masks, since sums in another order differ in the last bit.
+    for name in masks:
+        neighbour = next((other for other in NEIGHBOURS[name] if other in merged), None)
+        if name not in merged and neighbour is not None:
+            merged[neighbour] += masks[name]
+    return merged
+
+
+def _cut_regions(image: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    patches = losses.extract_patches(image)
+    return {name: losses.select_patches(patches, mask) for name, mask in masks.items()}
+
+
+def _build_pyramid(portrait: Portrait) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """(image, region masks) at `NUM_SCALES` scales, each half of the one before."""
+    image, masks, levels = portrait.image, portrait.draw_masks(), []
+    masks = masks or {WHOLE: image.new_ones(image.shape[-2:])}
+    for _ in range(NUM_SCALES):
+        levels.append((image, masks))
+        image = F.avg_pool2d(image, 2)
+        masks = {name: F.avg_pool2d(mask[None, None], 2)[0, 0] for name, mask in masks.items()}
+    return levels

@@ -1,0 +1,162 @@
+"""Portraits: pictures in canonical framing and what is known of the face in them; the picture a style comes from."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from acfun.errors import NoFaceFoundError
+from acfun.face.align import portrait_crop, portrait_transform, transform_points
+from acfun.face.finder import FaceFinder, find_face
+from acfun.face.regions import REGIONS, draw_regions
+from acfun.images import resize
+from acfun.synthetic.renderers.shapes import mean_shape
+
+SIDE_STEP = 32
+MAX_ASPECT = 2
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A picture and what is known of the face in it.
+
+    Attributes:
+        image: (1,3,H,W) in [-1,1].
+        landmarks: (1,189,2) pixels, or None where no face was found.
+    """
+
+    image: Tensor
+    landmarks: Tensor | None
+
+    def draw_masks(self) -> dict[str, Tensor]:
+        """Soft masks (H,W) in [0,1] by region, in the order of `REGIONS`; empty without a face."""
+        if self.landmarks is None:
+            return {}
+        height, width = self.image.shape[-2:]
+        return dict(zip(REGIONS, draw_regions(self.landmarks, (height, width))[0], strict=True))
+
+
+@dataclass(frozen=True)
+class StyleImage:
+    """What a style keeps of the picture that it comes from.
+
+    Attributes:
+        head: its largest face in canonical framing, (1,3,S,S), or its middle square where no face was found.
+        painting: the whole picture, its shorter side S pixels, with the same face's landmarks.
+    """
+
+    head: Portrait
+    painting: Portrait
+
+    @classmethod
+    def from_picture(cls, picture: Tensor, size: int, finder: FaceFinder | None) -> Self:
+        """Look for the face in a picture (1,3,H,W), which needs none, and place it; without a finder nobody looks.
+
+        Colours are rounded to 8 bits and landmarks to what float16 holds, so that a style file keeps them exactly.
+        """
+        landmarks = None
+        if finder is not None:
+            with suppress(NoFaceFoundError):
+                landmarks = find_face(picture, finder).landmarks.to(picture)[None]
+        head = cut_middle(picture, size) if landmarks is None else cut_head(picture, landmarks, size)
+        return cls(_round(head), _round(_shrink(picture, landmarks, size)))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
+        """The inverse of `to_tensors`; None where the tensors are not there."""
+        if not {"head", "painting"} <= tensors.keys():
+            return None
+        parts = []
+        for name in ("head", "painting"):
+            landmarks = tensors.get(f"{name}_landmarks")
+            image = tensors[name].float() / 127.5 - 1
+            parts.append(Portrait(image, None if landmarks is None else landmarks.float()))
+        return cls(*parts)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Images as uint8 (1,3,H,W), landmarks as float32, on the CPU, by name."""
+        tensors = {}
+        for name, portrait in (("head", self.head), ("painting", self.painting)):
+            tensors[name] = ((portrait.image + 1) * 127.5).round().to("cpu", torch.uint8)
+            if portrait.landmarks is not None:
+                tensors[f"{name}_landmarks"] = portrait.landmarks.to("cpu", torch.float32, copy=True)
+        return tensors
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return type(self)(*(_move(portrait, device) for portrait in (self.head, self.painting)))
+
+
+def cut_head(picture: Tensor, landmarks: Tensor, size: int) -> Portrait:
+    """Cut a picture (1,3,H,W) with landmarks (1,189,2) to the canonical framing."""
+    image, transform = portrait_crop(picture, landmarks, size)
+    return Portrait(image.clamp(-1, 1), transform_points(landmarks, transform))
+
+
+def cut_middle(picture: Tensor, size: int) -> Portrait:
+    """The middle square of a picture (1,3,H,W), with no face."""
+    side = min(picture.shape[-2:])
+    top, left = ((length - side) // 2 for length in picture.shape[-2:])
+    return Portrait(resize(picture[..., top : top + side, left : left + side], size), None)
+
+
+def find_head(photo: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
+    """Cut a photograph (1,3,H,W) to its largest face; without a finder the whole picture is taken as a portrait.
+
+    Raises:
+        NoFaceFoundError: none was found.
+    """
+    if finder is None:
+        return Portrait(resize(photo, size), place_mean_face(size).to(photo)[None])
+    return cut_head(photo, find_face(photo, finder).landmarks.to(photo)[None], size)
+
+
+def find_head_or_assume(photo: Tensor, size: int, finder: FaceFinder) -> Portrait:
+    """As `find_head`, but a face that is not found is taken to be where the canonical framing has it."""
+    try:
+        return find_head(photo, size, finder)
+    except NoFaceFoundError:
+        return find_head(photo, size, None)
+
+
+def find_landmarks(portrait: Tensor, finder: FaceFinder) -> Tensor:
+    """Landmarks (1,189,2) of the largest face of a portrait (1,3,H,W); where none is found, the canonical ones."""
+    try:
+        return find_face(portrait, finder).landmarks.to(portrait)[None]
+    except NoFaceFoundError:
+        height, width = portrait.shape[-2:]
+        return scale_points(place_mean_face(width).to(portrait)[None], (width, width), (height, width))
+
+
+def place_mean_face(size: int) -> Tensor:
+    """Landmarks (189,2) of the average face in canonical framing, pixels."""
+    landmarks = torch.from_numpy(mean_shape())[None]
+    return transform_points(landmarks, portrait_transform(landmarks, size))[0]
+
+
+def scale_points(points: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Points (B,N,2) of an image of size `old` (height, width) where they are once it is resized to `new`."""
+    ratio = points.new_tensor([new[1] / old[1], new[0] / old[0]])
+    return (points + 0.5) * ratio - 0.5
+
+
+def _shrink(picture: Tensor, landmarks: Tensor | None, size: int) -> Portrait:
+    height, width = picture.shape[-2:]
+    scale = size / min(height, width)
+    sides = [min(MAX_ASPECT * size, SIDE_STEP * max(1, round(side * scale / SIDE_STEP))) for side in (height, width)]
+    new = (sides[0], sides[1])
+    placed = None if landmarks is None else scale_points(landmarks, (height, width), new)
+    return Portrait(resize(picture, new).clamp(-1, 1), placed)
+
+
+def _round(portrait: Portrait) -> Portrait:
+    landmarks = None if portrait.landmarks is None else portrait.landmarks.half().float()
+    return Portrait(((portrait.image + 1) * 127.5).round() / 127.5 - 1, landmarks)
+
+
+def _move(portrait: Portrait, device: torch.device) -> Portrait:
+    landmarks = None if portrait.landmarks is None else portrait.landmarks.to(device)
+    return Portrait(portrait.image.to(device), landmarks)
