@@ -16,7 +16,7 @@ from acfun.sampling import OnStep, build_guidance, denoise, find_noise, select_t
 WEIGHTS = {"statistics": 4.0, "structure": 4.0, "shading": 1.0, "identity": 1.0}
 STEP_SIZE, NUM_STEPS, NUM_LAST_STEPS = 0.07, 1, 12
 BARE_PROMPT = "a photo"
-PAIR_STEPS, PAIR_STRENGTH = 30, 0.6
+PAIR_STEPS, PAIR_STRENGTH = 20, 0.6
 
 
 def build_imagery_guidance(

@@ -109,9 +109,10 @@ def shape_faces(
         The picture, and the faces where they are in it.
     """
     style_image = None if style is None else style.image
-    if not amount or style_image is None or style_image.head.landmarks is None:
+    painted = None if style_image is None else style_image.trusted_landmarks
+    if not amount or painted is None:
         return image, list(faces)
-    departure = amount * measure_departure(style_image.head.landmarks[0].numpy())
+    departure = amount * measure_departure(painted[0].numpy())
     pixels, moved = np.asarray(image, np.float32) / np.float32(255), []
     for face in faces:
         pixels, landmarks = take_on(pixels, face.landmarks.numpy().astype(np.float32), departure)

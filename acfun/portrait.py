@@ -1,22 +1,24 @@
 """Portraits: pictures in canonical framing and what is known of the face in them; the picture a style comes from."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import portrait_crop, portrait_transform, transform_points
-from acfun.face.finder import FaceFinder, find_face
+from acfun.face.finder import MIN_SCORE, FaceFinder, find_face, find_faces
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
 from acfun.synthetic.renderers.shapes import mean_shape
 
 SIDE_STEP = 32
 MAX_ASPECT = 2
+# Painted faces, in profile too, score low; where a star is taken for one, its colours are the painting's all the same.
+MIN_PAINTED_SCORE = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ class StyleImage:
     """What a style keeps of the picture that it comes from.
 
     Attributes:
-        head: its largest face in canonical framing, (1,3,S,S), or its middle square where no face was found.
+        head: its face in canonical framing, (1,3,S,S), or its middle square where no face was found.
         painting: the whole picture, its shorter side S pixels, with the same face's landmarks.
+        score: in [0,1], how sure it is that the face is one; 0 where none was found.
     """
 
     head: Portrait
     painting: Portrait
+    score: float = 0.0
 
     @classmethod
     def from_picture(cls, picture: Tensor, size: int, finder: FaceFinder | None) -> Self:
@@ -57,12 +61,18 @@ class StyleImage:
 
         Colours are rounded to 8 bits and landmarks to what float16 holds, so that a style file keeps them exactly.
         """
-        landmarks = None
-        if finder is not None:
-            with suppress(NoFaceFoundError):
-                landmarks = find_face(picture, finder).landmarks.to(picture)[None]
-        head = cut_middle(picture, size) if landmarks is None else cut_head(picture, landmarks, size)
-        return cls(_round(head), _round(_shrink(picture, landmarks, size)))
+        faces = [] if finder is None else find_faces(picture, finder, min_score=MIN_PAINTED_SCORE)
+        if not faces:
+            return cls(_round(cut_middle(picture, size)), _round(_shrink(picture, None, size)))
+        face = max(faces, key=lambda face: face.score * (face.box[3] - face.box[1]))
+        landmarks = face.landmarks.to(picture)[None]
+        head, painting = cut_head(picture, landmarks, size), _shrink(picture, landmarks, size)
+        return cls(_round(head), _round(painting), float(np.float16(face.score)))
+
+    @property
+    def trusted_landmarks(self) -> Tensor | None:
+        """Landmarks (1,189,2) of the head where it is surely a face seen from the front, else None."""
+        return self.head.landmarks if self.score >= MIN_SCORE else None
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
@@ -74,11 +84,11 @@ class StyleImage:
             landmarks = tensors.get(f"{name}_landmarks")
             image = tensors[name].float() / 127.5 - 1
             parts.append(Portrait(image, None if landmarks is None else landmarks.float()))
-        return cls(*parts)
+        return cls(parts[0], parts[1], float(tensors["score"]) if "score" in tensors else 0.0)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Images as uint8 (1,3,H,W), landmarks as float32, on the CPU, by name."""
-        tensors = {}
+        tensors = {"score": torch.tensor(self.score)}
         for name, portrait in (("head", self.head), ("painting", self.painting)):
             tensors[name] = ((portrait.image + 1) * 127.5).round().to("cpu", torch.uint8)
             if portrait.landmarks is not None:
@@ -87,7 +97,7 @@ class StyleImage:
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return type(self)(*(_move(portrait, device) for portrait in (self.head, self.painting)))
+        return type(self)(_move(self.head, device), _move(self.painting, device), self.score)
 
 
 def cut_head(picture: Tensor, landmarks: Tensor, size: int) -> Portrait:

@@ -3,7 +3,7 @@
 `python -m benchmarks.ablation --output RUN`
 
 A style image is a procedural rendering of one held-out person, the input the photograph of another, the truth the same
-rendering of that other. One style is fitted with all photographs at once and then painted on each. Every row is
+rendering of that other. A style is fitted with the first two of six photographs and then painted on all. Every row is
 appended to RUN/results.jsonl; a second start goes on where the first one ended. RUN/table.md and RUN/sheet.png are
 written at the end, from the rows and pictures there are.
 """
@@ -28,26 +28,41 @@ from acfun.face.identity import IdentityEncoder, load_identity_encoder
 from acfun.fit import fit_style
 from acfun.images import array_to_tensor, contact_sheet, load_image, save_image, tensor_to_pil
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from acfun.style import Style
 from acfun.synthetic.data import require_data_dir
 from acfun.synthetic.renderers import HELD_OUT_RENDERERS, TRAINING_RENDERERS
 from acfun.synthetic.samples import build_sampler
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "two_target": {"objective": "two_target"},
-    "time_split": {"objective": "time_split"},
-    "shared": {"objective": "shared"},
-    "AFun alone": {"cfun": "none"},
-    "CFun alone": {"use_afun": False},
-    "CFun encoder": {"cfun_groups": ("encoder",)},
-    "CFun decoder": {"cfun_groups": ("decoder",)},
-    "std affine": {"cfun": "std_affine"},
-    "mean and std affine": {"cfun": "mean_std_affine"},
-    "LoRA in attention": {"cfun": "attention_lora"},
-    "pseudo-word alone": {"face_description": ""},
+
+@dataclass(frozen=True)
+class Variant:
+    """Fields of `FitConfig`, and arguments of the pipeline, that differ from the defaults."""
+
+    fit: dict[str, Any]
+    sampling: dict[str, Any]
+
+
+UNGUIDED: dict[str, Any] = {"num_guide_steps": 0}
+VARIANTS = {
+    "default": Variant({}, {}),
+    "guide alone": Variant({}, {"style_scale": 0.0}),
+    "imagery, guided": Variant({"objective": "imagery"}, {}),
+    "pseudo_pair": Variant({}, UNGUIDED),
+    "imagery": Variant({"objective": "imagery"}, UNGUIDED),
+    "two_target": Variant({"objective": "two_target"}, UNGUIDED),
+    "time_split": Variant({"objective": "time_split"}, UNGUIDED),
+    "shared": Variant({"objective": "shared"}, UNGUIDED),
+    "AFun alone": Variant({"cfun": "none"}, UNGUIDED),
+    "CFun alone": Variant({"use_afun": False}, UNGUIDED),
+    "CFun encoder": Variant({"cfun_groups": ("encoder",)}, UNGUIDED),
+    "CFun decoder": Variant({"cfun_groups": ("decoder",)}, UNGUIDED),
+    "std affine": Variant({"cfun": "std_affine"}, UNGUIDED),
+    "mean and std affine": Variant({"cfun": "mean_std_affine"}, UNGUIDED),
+    "LoRA in attention": Variant({"cfun": "attention_lora"}, UNGUIDED),
+    "pseudo-word alone": Variant({"face_description": ""}, UNGUIDED),
 }
 STYLES = ("oil", "cartoon", "caricature", "etching", "fauvist", "munch_swirl")
-NUM_PEOPLE = 6
+NUM_PEOPLE, NUM_FITTED = 6, 2
 METRICS = ("style_distance", "colour_distance", "identity", "to_truth", "ssim_truth", "ghosting", "leakage")
 
 
@@ -77,20 +92,30 @@ def build_scene(name: str, index: int, size: int) -> Scene:
     return Scene(name, pictures[-1:], moved[-1:], photos[:-1], points[:-1], pictures[:-1], moved[:-1])
 
 
-def paint(base: Base, scene: Scene, overrides: dict[str, Any], max_steps: int, seed: int) -> Tensor:
-    """Fit the scene's style as a variant says and paint its people: (B,3,S,S) in [-1,1]."""
+def fit(base: Base, scene: Scene, overrides: dict[str, Any], max_steps: int, seed: int) -> Style:
+    """Fit the scene's style with its first people."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [str(Path(folder) / f"{i}.png") for i in range(len(scene.faces) + 1)]
-        for path, image in zip(paths, (*scene.faces, scene.style[0]), strict=True):
+        paths = [str(Path(folder) / f"{i}.png") for i in range(NUM_FITTED + 1)]
+        for path, image in zip(paths, (*scene.faces[:NUM_FITTED], scene.style[0]), strict=True):
             save_image(tensor_to_pil(image), path)
         options = {"style_path": paths[-1], "face_paths": tuple(paths[:-1]), "max_steps": max_steps, "seed": seed}
-        config = load_config(FitConfig, overrides=options | overrides)
-        style = fit_style(config, base=base)
+        return fit_style(load_config(FitConfig, overrides=options | overrides), base=base)
+
+
+def paint(base: Base, scene: Scene, style: Style, options: dict[str, Any], seed: int) -> Tensor:
+    """Paint the scene's people in a style: (B,3,S,S) in [-1,1]."""
     pipe = FaceStylizationPipeline.from_base(base)
     pipe.load_style(style)
+    prompt = style.config["face_description"]
     try:
-        generator = torch.Generator().manual_seed(seed)
-        images: Tensor = pipe(config.prompt(), face=scene.faces, generator=generator, output_type="pt").images
+        images: Tensor = pipe(
+            f"a painting of {prompt}" if prompt else None,
+            face=scene.faces,
+            face_landmarks=scene.landmarks,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+            **options,
+        ).images
     finally:
         pipe.unload_style()
     return images * 2 - 1
@@ -126,9 +151,8 @@ def run(args: argparse.Namespace) -> None:
     base, encoder = load_base(args.base), load_identity_encoder()
     for index, name in enumerate(args.styles):
         scene = build_scene(name, index, base.resolution)
-        columns = {"photograph": scene.faces[:1], "style": scene.style, "truth": scene.truths[:1]}
-        for title, image in columns.items():
-            save_image(tensor_to_pil(image), args.output / f"{name}-{title}.png")
+        save_image(tensor_to_pil(scene.style), args.output / f"{name}-style.png")
+        styles: dict[str, Style] = {}
         for variant in args.variants:
             if (variant, name) in done:
                 continue
@@ -137,7 +161,11 @@ def run(args: argparse.Namespace) -> None:
             elif variant == "truth":
                 results = scene.truths
             else:
-                results = paint(base, scene, VARIANTS[variant], args.max_steps, args.seed)
+                parts = VARIANTS[variant]
+                key = json.dumps(parts.fit)
+                if key not in styles:
+                    styles[key] = fit(base, scene, parts.fit, args.max_steps, args.seed)
+                results = paint(base, scene, styles[key], parts.sampling, args.seed)
             rows = [
                 {"variant": variant, "style": name, "person": person, "seed": args.seed, **figures}
                 for person, figures in enumerate(measure(encoder, scene, results))
@@ -149,7 +177,7 @@ def run(args: argparse.Namespace) -> None:
     table = format_table(read_rows(path))
     (args.output / "table.md").write_text(table, encoding="utf-8")
     print(table)
-    write_sheet(args.output, args.styles, ("photograph", "style", "truth", *VARIANTS))
+    write_sheet(args.output, args.styles, ("style", *args.variants))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -66,9 +66,9 @@ def test_a_face_beyond_the_edge_of_its_picture_is_no_obstacle() -> None:
     assert np.array_equal(moved, far.astype(np.float32))
 
 
-def make_style(landmarks: torch.Tensor | None) -> Style:
+def make_style(landmarks: torch.Tensor | None, score: float = 1.0) -> Style:
     head = Portrait(torch.zeros(1, 3, 32, 32), landmarks)
-    tensors = StyleImage(head, head).to_tensors()
+    tensors = StyleImage(head, head, score).to_tensors()
     return Style({f"image.{name}": tensor for name, tensor in tensors.items()}, {})
 
 
@@ -81,7 +81,8 @@ def test_photographs_are_shaped_by_a_style_with_a_face_and_only_then() -> None:
     assert shaped.size == photo.size
     assert np.abs(np.asarray(shaped).astype(int) - np.asarray(photo)).max() > 3
     assert float((moved[0].landmarks - faces[0].landmarks).abs().max()) > 0.5
-    for style, amount in ((long_style, 0.0), (make_style(None), 1.0), (None, 1.0)):
+    doubtful = make_style(torch.from_numpy(make_long_face())[None], score=0.3)
+    for style, amount in ((long_style, 0.0), (make_style(None), 1.0), (doubtful, 1.0), (None, 1.0)):
         same, unmoved = shape_faces(photo, faces, style, amount)
         assert same is photo
         assert unmoved == faces
@@ -97,10 +98,12 @@ def test_a_style_image_survives_its_file_form_exactly() -> None:
     assert restored is not None
     assert torch.equal(restored.painting.image, image.painting.image)
     assert restored.head.landmarks is None
-    with_face = StyleImage(Portrait(image.head.image, place_mean_face(32).half().float()[None]), image.painting)
+    head = Portrait(image.head.image, place_mean_face(32).half().float()[None])
+    with_face = StyleImage(head, image.painting, 0.5)
     again = StyleImage.from_tensors(with_face.to_tensors())
     assert again is not None
     assert again.head.landmarks is not None
+    assert again.score == 0.5
     assert torch.equal(again.head.landmarks, place_mean_face(32).half().float()[None])
     assert set(again.head.draw_masks()) == {"skin", "eyes", "mouth", "hair", "background"}
     assert tensor_to_pil(again.head.image).size == (32, 32)
