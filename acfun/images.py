@@ -38,6 +38,7 @@ _SHEET_MARGIN = 4
 _CAPTION_HEIGHT = 14
 # What Pillow's readers raise on damaged files; the AVIF reader raises RuntimeError.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def load_image(path: Path | str) -> Image.Image:
@@ -98,6 +99,12 @@ def tensor_to_array(tensor: Tensor) -> NDArray[np.float32]:
     single = tensor.detach().reshape(tensor.shape[-3:]).float().cpu()
     array: NDArray[np.float32] = ((single.clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
     return array
+
+
+def compute_luma(images: Tensor) -> Tensor:
+    """Rec. 601 luma (B,H,W) of images (B,3,H,W), in their range."""
+    weights = images.new_tensor(LUMA_WEIGHTS)[:, None, None]
+    return (images * weights).sum(1)
 
 
 def resize(tensor: Tensor, size: int | tuple[int, int]) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acfun.images import compute_luma
+
 SHADING_SIDE, SHADING_FLOOR = 48, 1e-3
 
 
@@ -149,8 +151,7 @@ def structure_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) ->
 
 def compute_shading(image: Tensor) -> Tensor:
     """Rec. 601 luma (B,h,w) of images (B,3,H,W), averaged down to `SHADING_SIDE` pixels."""
-    weights = image.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-    return F.adaptive_avg_pool2d((image * weights).sum(1), SHADING_SIDE)
+    return F.adaptive_avg_pool2d(compute_luma(image), SHADING_SIDE)
 
 
 def shading_distance(shading: Tensor, target: Tensor, masks: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def test_placeholder_becomes_one_token_per_vector(base: Base, num_vectors: int) 
         num_vectors=num_vectors,
     )
     input_ids = tokenize(token.tokenizer, token.expand(PROMPT))
-    own_ids = token.tokenizer.convert_tokens_to_ids(token.tokens)
+    own_ids = [token.tokenizer.convert_tokens_to_ids(word) for word in token.tokens]
     assert [index for index in input_ids[0].tolist() if index in own_ids] == own_ids
     assert len(base.tokenizer) == vocabulary
     assert base.text_encoder.get_input_embeddings().weight.shape == table_size

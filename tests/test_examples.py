@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -22,11 +23,15 @@ def test_the_script_paints_a_portrait(tmp_path: Path) -> None:
     assert (tmp_path / "swirl.safetensors").stat().st_size < 4 * 2**20
 
 
+def read_notebook() -> Any:
+    return nbformat.read(EXAMPLES / "01_fit_and_stylize.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACFUN_EXAMPLE_STEPS", "2")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(EXAMPLES / "01_fit_and_stylize.ipynb", as_version=4)
+    notebook = read_notebook()
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "style.safetensors").is_file()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -34,5 +39,5 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_committed_notebook_was_executed() -> None:
-    notebook = nbformat.read(EXAMPLES / "01_fit_and_stylize.ipynb", as_version=4)
+    notebook = read_notebook()
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")

@@ -44,7 +44,7 @@ def test_what_is_turned_aside_is_left_out() -> None:
 
 def test_a_face_takes_on_the_departure_and_the_rest_stays() -> None:
     image = np.random.default_rng(0).random((300, 320, 3), dtype=np.float32)
-    landmarks = place(shapes.mean_shape()) + np.float32([40, 60])
+    landmarks = place(shapes.mean_shape()) + np.array([40, 60], np.float32)
     departure = measure_departure(make_long_face())
     warped, moved = take_on(image, landmarks.astype(np.float32), departure)
     shift = (moved - landmarks) / PUPIL_DISTANCE
@@ -60,7 +60,7 @@ def test_a_face_takes_on_the_departure_and_the_rest_stays() -> None:
 
 def test_a_face_beyond_the_edge_of_its_picture_is_no_obstacle() -> None:
     image = np.zeros((60, 60, 3), np.float32)
-    far = place(shapes.mean_shape()) + np.float32([5000, 0])
+    far = place(shapes.mean_shape()) + np.array([5000, 0], np.float32)
     warped, moved = take_on(image, far.astype(np.float32), measure_departure(make_long_face()))
     assert warped is image
     assert np.array_equal(moved, far.astype(np.float32))

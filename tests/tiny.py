@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -115,7 +116,8 @@ def make_tiny_base(*, dtype: torch.dtype = torch.float32, seed: int = 0) -> Base
         tokenizer = build_tokenizer()
         unet, vae = build_unet(), build_vae()
         text_encoder, image_encoder = build_text_encoder(tokenizer), build_image_encoder()
-    for module in (unet, vae, text_encoder, image_encoder):
+    modules: tuple[nn.Module, ...] = (unet, vae, text_encoder, image_encoder)
+    for module in modules:
         module.to(dtype=dtype).eval().requires_grad_(False)
     return Base(
         family="mini",

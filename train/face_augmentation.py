@@ -15,6 +15,7 @@ from torch import Tensor
 
 from acfun.face.align import compose_transforms, invert_transform, transform_points
 from acfun.face.finder import fit_pose
+from acfun.images import compute_luma
 
 MAX_YAW, MAX_PITCH = 0.5, 0.22
 _HEAD_CENTRE, _HEAD_RADII, _HEAD_DEPTH = (0.5, 0.48), (0.36, 0.45), 0.22
@@ -216,8 +217,7 @@ def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _to_grey(images: Tensor) -> Tensor:
-    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-    return (images * weights).sum(1, keepdim=True).expand_as(images)
+    return compute_luma(images)[:, None].expand_as(images)
 
 
 def _blur(images: Tensor) -> Tensor:

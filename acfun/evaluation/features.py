@@ -6,7 +6,7 @@ from torch import Tensor
 
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
-from acfun.images import resize, tensor_to_array
+from acfun.images import compute_luma, resize, tensor_to_array
 
 STRUCTURE_SIZE = 64
 
@@ -28,8 +28,7 @@ def extract_stages(encoder: IdentityEncoder, images: Tensor, size: int = 256) ->
 @torch.no_grad()
 def extract_luminance(images: Tensor, size: int = STRUCTURE_SIZE) -> Tensor:
     """Rec. 601 luma (B,size,size) in [-1,1], averaged down."""
-    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
-    return (resize(images, size) * weights).sum(1)
+    return compute_luma(resize(images, size))
 
 
 def extract_lab(image: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import Delaunay
 from skimage.draw import polygon2mask
 
+from acfun.images import LUMA_WEIGHTS
 from acfun.synthetic.backgrounds import sample_background
 from acfun.synthetic.data import FloatArray
 from acfun.synthetic.people import EYES_CENTRE, HEAD_OUTLINE, Person, canonical_similarity
@@ -202,8 +203,7 @@ def relight(image: FloatArray, landmarks: FloatArray, generator: np.random.Gener
 
 def to_grey(image: FloatArray) -> FloatArray:
     """Return the luminance as three equal channels."""
-    grey = image @ np.asarray([0.299, 0.587, 0.114], np.float32)
-    return np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
+    return np.repeat((image @ np.asarray(LUMA_WEIGHTS, np.float32))[..., None], 3, axis=-1).astype(np.float32)
 
 
 def _linear_upsampling(coarse: int, fine: int) -> FloatArray:

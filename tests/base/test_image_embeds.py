@@ -37,7 +37,9 @@ def test_pixel_values_follow_the_image_processor(base: Base, height: int, width:
 def test_tokens_and_pooled_vector(base: Base) -> None:
     embeds = encode_image(base, make_image(40, 40))
     assert embeds.tokens.shape == (1, NUM_STYLE_TOKENS, WIDTH)
-    torch.testing.assert_close(base.image_encoder.visual_projection(embeds.tokens[:, 0]), embeds.pooled)
+    torch.testing.assert_close(
+        base.image_encoder.get_submodule("visual_projection")(embeds.tokens[:, 0]), embeds.pooled
+    )
     assert torch.equal(encode_style_image(base, make_image(40, 40)), embeds.tokens)
 
 

@@ -47,7 +47,7 @@ def test_numbers_of_prompts_must_agree(base: Base) -> None:
 
 def test_gradients_reach_a_trainable_embedding() -> None:
     base = make_tiny_base()
-    table = base.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+    table = base.text_encoder.get_parameter("embeddings.token_embedding.weight").requires_grad_(True)
     encode_prompt(base, "a man").prompt_embeds.sum().backward()
     assert table.grad is not None
     assert table.grad.abs().sum() > 0

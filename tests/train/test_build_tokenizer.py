@@ -42,7 +42,7 @@ def test_any_text_comes_back(tokenizer: CLIPTokenizer, text: str) -> None:
     assert ids[0] == tokenizer.bos_token_id
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.eos_token_id not in ids[:-1]
-    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    decoded = str(tokenizer.decode(ids, skip_special_tokens=True))
     assert decoded.replace(" ", "") == text.replace(" ", "")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.draw import polygon
 
+from acfun.images import LUMA_WEIGHTS
 from acfun.synthetic.renderers.base import Array
 
 FACE_OUTLINE = (*range(134, 145), *range(133, 124, -1))
@@ -28,7 +29,7 @@ def resolution_scale(image: Array) -> float:
 
 def luminance(image: Array) -> Array:
     """(H,W,3) in [0,1] → (H,W) in [0,1], Rec. 601 weights."""
-    return np.asarray(image @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
+    return np.asarray(image @ np.array(LUMA_WEIGHTS, dtype=np.float32))
 
 
 def blur(image: Array, sigma: float) -> Array:
@@ -196,7 +197,7 @@ def relief_light(height: Array, strength: float, angle: float) -> Array:
 def polygon_mask(points: Array, shape: tuple[int, int], softness: float = 1.0) -> Array:
     """(H,W) in [0,1]: 1 inside the polygon of (x, y) `points`, with an edge of `softness` pixels."""
     mask = np.zeros(shape, np.float32)
-    rows, columns = polygon(points[:, 1], points[:, 0], shape)  # type: ignore[no-untyped-call]
+    rows, columns = polygon(points[:, 1], points[:, 0], shape)
     mask[rows, columns] = 1
     return blur(mask, softness) if softness > 0 else mask
 
