@@ -14,7 +14,9 @@ from acfun.portrait import Portrait
 from acfun.sampling import OnStep, build_guidance, denoise, find_noise, select_timesteps
 
 WEIGHTS = {"statistics": 4.0, "structure": 4.0, "shading": 1.0, "identity": 1.0}
-STEP_SIZE, NUM_STEPS, NUM_LAST_STEPS = 0.07, 1, 12
+# Large moves while predictions still smooth them, many small ones at the end: large ones there are grain.
+MOVE, LAST_MOVE, NUM_LAST_MOVES = 0.2, 0.04, 12
+NUM_STEPS = 1
 BARE_PROMPT = "a photo"
 PAIR_STEPS, PAIR_STRENGTH = 20, 0.6
 
@@ -35,16 +37,15 @@ def build_imagery_guidance(
         scheduler: after `set_timesteps`.
         timesteps: (S,) those that `denoise` will run.
         scales: factors of some of the `WEIGHTS`.
-        num_steps: moves after each sampling step; the last one has proportionally as many as `NUM_LAST_STEPS`.
+        num_steps: moves after each sampling step, and `NUM_LAST_MOVES` times as many after the last.
     """
     weights = {name: weight * (scales or {}).get(name, 1.0) for name, weight in WEIGHTS.items()}
     return build_guidance(
         imagery.build_measure(faces, weights, torch.Generator().manual_seed(0)),
         scheduler,
         timesteps,
-        step_size=STEP_SIZE,
-        num_steps=num_steps,
-        num_last_steps=num_steps * NUM_LAST_STEPS // NUM_STEPS,
+        moves=[MOVE] * num_steps,
+        last_moves=[LAST_MOVE] * NUM_LAST_MOVES * num_steps,
     )
 
 

@@ -117,7 +117,12 @@ def _find_level(scheduler: Any, timestep: Tensor, latents: Tensor) -> Tensor:
 
 
 def build_guidance(
-    measure: Measure, scheduler: Any, timesteps: Tensor, *, step_size: float, num_steps: int, num_last_steps: int
+    measure: Measure,
+    scheduler: Any,
+    timesteps: Tensor,
+    *,
+    moves: Sequence[float],
+    last_moves: Sequence[float],
 ) -> OnStep:
     """For `denoise`: after each step the predicted clean latents descend on `measure`, and the latents move along.
 
@@ -129,9 +134,8 @@ def build_guidance(
         measure: what to descend on.
         scheduler: after `set_timesteps`.
         timesteps: (S,) those that `denoise` will run.
-        step_size: root mean square of a move, in units of the latents' own deviation.
-        num_steps: moves after each sampling step.
-        num_last_steps: moves after the last one, which no prediction smooths again.
+        moves: after each sampling step, the root mean square of each move in units of the latents' own deviation.
+        last_moves: likewise after the last step; no prediction smooths them again.
     """
     shares = [_find_level(scheduler, timestep, timesteps.float()).sqrt() for timestep in timesteps[1:]]
     if float(scheduler.init_noise_sigma) > 1:  # such schedulers keep the clean part of their latents at full size
@@ -140,13 +144,13 @@ def build_guidance(
 
     def guide(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor) -> Tensor:
         clean = start = pred_original_sample.detach()
-        length = step_size * start.flatten(1).std(dim=1).view(-1, 1, 1, 1)
-        for _ in range(num_steps if index + 1 < len(timesteps) else num_last_steps):
+        deviation = start.flatten(1).std(dim=1).view(-1, 1, 1, 1)
+        for move in moves if index + 1 < len(timesteps) else last_moves:
             with torch.enable_grad():
                 clean = clean.requires_grad_()
                 (grad,) = torch.autograd.grad(measure(clean), clean)
             rms = grad.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12).view(-1, 1, 1, 1)
-            clean = (clean - length * grad / rms).detach()
+            clean = (clean - move * deviation * grad / rms).detach()
         moved: Tensor = latents + shares[index].to(latents) * (clean - start)
         return moved
 

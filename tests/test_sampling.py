@@ -158,9 +158,8 @@ def test_guidance_moves_each_sample_by_its_step_and_the_last_one_all_the_way() -
         lambda part: (part - target).square().mean(),
         scheduler,
         timesteps,
-        step_size=0.1,
-        num_steps=1,
-        num_last_steps=3,
+        moves=[0.1],
+        last_moves=[0.1] * 3,
     )
     deviation = clean.flatten(1).std(dim=1)
     with torch.no_grad():
@@ -180,7 +179,7 @@ def test_guided_sampling_ends_nearer_to_what_is_measured() -> None:
     def measure(clean: Tensor) -> Tensor:
         return (clean - target).square().mean()
 
-    guide = build_guidance(measure, scheduler, timesteps, step_size=0.1, num_steps=1, num_last_steps=2)
+    guide = build_guidance(measure, scheduler, timesteps, moves=[0.1], last_moves=[0.1] * 2)
     plain = denoise(build_predict(scheduler), scheduler, latents, timesteps)
     guided = denoise(build_predict(scheduler), scheduler, latents, timesteps, on_steps=[guide])
     assert measure(guided) < 0.8 * measure(plain)
