@@ -81,7 +81,7 @@ class FitConfig:
     num_token_vectors: int = 1
     face_description: str = "a person"
     learning_rate: float = 2e-3
-    max_steps: int = 100
+    max_steps: int = 60
     batch_size: int = 1
     max_grad_norm: float = 1.0
     style_weight: float = 0.8

@@ -13,7 +13,7 @@ from acfun.imagery import FaceTargets, Imagery
 from acfun.portrait import Portrait
 from acfun.sampling import OnStep, build_guidance, denoise, find_noise, select_timesteps
 
-WEIGHTS = {"statistics": 4.0, "structure": 4.0, "shading": 1.0, "identity": 1.0}
+WEIGHTS = {"statistics": 4.0, "structure": 4.0, "shading": 4.0, "identity": 2.0}
 # Large moves while predictions still smooth them, many small ones at the end: large ones there are grain.
 MOVE, LAST_MOVE, NUM_LAST_MOVES = 0.2, 0.04, 12
 NUM_STEPS = 1
@@ -44,8 +44,10 @@ def build_imagery_guidance(
         imagery.build_measure(faces, weights, torch.Generator().manual_seed(0)),
         scheduler,
         timesteps,
-        moves=[MOVE] * num_steps,
-        last_moves=[LAST_MOVE] * NUM_LAST_MOVES * num_steps,
+        move=MOVE,
+        num_moves=num_steps,
+        last_move=LAST_MOVE,
+        num_last_moves=NUM_LAST_MOVES * num_steps,
     )
 
 

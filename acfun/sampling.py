@@ -121,8 +121,10 @@ def build_guidance(
     scheduler: Any,
     timesteps: Tensor,
     *,
-    moves: Sequence[float],
-    last_moves: Sequence[float],
+    move: float,
+    num_moves: int,
+    last_move: float,
+    num_last_moves: int,
 ) -> OnStep:
     """For `denoise`: after each step the predicted clean latents descend on `measure`, and the latents move along.
 
@@ -134,9 +136,13 @@ def build_guidance(
         measure: what to descend on.
         scheduler: after `set_timesteps`.
         timesteps: (S,) those that `denoise` will run.
-        moves: after each sampling step, the root mean square of each move in units of the latents' own deviation.
-        last_moves: likewise after the last step; no prediction smooths them again.
+        move: root mean square of a move at full noise, in units of the latents' own deviation; falls with the noise.
+        num_moves: after each sampling step but the last.
+        last_move: after the last step, whose moves no prediction smooths again.
+        num_last_moves: likewise.
     """
+    noise_levels = [(1 - _find_level(scheduler, timestep, timesteps.float())).sqrt() for timestep in timesteps]
+    plan = [[move * float(level)] * num_moves for level in noise_levels[:-1]] + [[last_move] * num_last_moves]
     shares = [_find_level(scheduler, timestep, timesteps.float()).sqrt() for timestep in timesteps[1:]]
     if float(scheduler.init_noise_sigma) > 1:  # such schedulers keep the clean part of their latents at full size
         shares = [torch.ones_like(share) for share in shares]
@@ -145,12 +151,12 @@ def build_guidance(
     def guide(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor) -> Tensor:
         clean = start = pred_original_sample.detach()
         deviation = start.flatten(1).std(dim=1).view(-1, 1, 1, 1)
-        for move in moves if index + 1 < len(timesteps) else last_moves:
+        for length in plan[index]:
             with torch.enable_grad():
                 clean = clean.requires_grad_()
                 (grad,) = torch.autograd.grad(measure(clean), clean)
             rms = grad.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12).view(-1, 1, 1, 1)
-            clean = (clean - move * deviation * grad / rms).detach()
+            clean = (clean - length * deviation * grad / rms).detach()
         moved: Tensor = latents + shares[index].to(latents) * (clean - start)
         return moved
 

@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--styles", nargs="+", default=STYLES, choices=sorted(TRAINING_RENDERERS | HELD_OUT_RENDERERS))
     choices = ["photograph", "truth", *VARIANTS]
     parser.add_argument("--variants", nargs="+", default=choices, choices=choices)
-    parser.add_argument("--max-steps", type=int, default=100)
+    parser.add_argument("--max-steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     run(parser.parse_args())
 

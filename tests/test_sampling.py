@@ -158,15 +158,18 @@ def test_guidance_moves_each_sample_by_its_step_and_the_last_one_all_the_way() -
         lambda part: (part - target).square().mean(),
         scheduler,
         timesteps,
-        moves=[0.1],
-        last_moves=[0.1] * 3,
+        move=0.2,
+        num_moves=1,
+        last_move=0.1,
+        num_last_moves=3,
     )
     deviation = clean.flatten(1).std(dim=1)
     with torch.no_grad():
         moves = [guide(index, timestep, latents, clean) - latents for index, timestep in enumerate(timesteps)]
     share = scheduler.alphas_cumprod[timesteps[1]].sqrt()
     rms = [move.flatten(1).square().mean(1).sqrt() for move in moves]
-    torch.testing.assert_close(rms[0], share * 0.1 * deviation)
+    level = (1 - scheduler.alphas_cumprod[timesteps[0]]).sqrt()
+    torch.testing.assert_close(rms[0], share * 0.2 * level * deviation)
     torch.testing.assert_close(rms[2], 0.3 * deviation, rtol=0.02, atol=0)
     assert all((move * (target - clean) > 0).all() for move in moves)
 
@@ -179,7 +182,7 @@ def test_guided_sampling_ends_nearer_to_what_is_measured() -> None:
     def measure(clean: Tensor) -> Tensor:
         return (clean - target).square().mean()
 
-    guide = build_guidance(measure, scheduler, timesteps, moves=[0.1], last_moves=[0.1] * 2)
+    guide = build_guidance(measure, scheduler, timesteps, move=0.1, num_moves=1, last_move=0.1, num_last_moves=2)
     plain = denoise(build_predict(scheduler), scheduler, latents, timesteps)
     guided = denoise(build_predict(scheduler), scheduler, latents, timesteps, on_steps=[guide])
     assert measure(guided) < 0.8 * measure(plain)
