@@ -77,6 +77,4 @@ def _sample_portraits(
     noise = torch.randn(shape, generator=generator).to(base.device)
     latents = denoise(predict, base.scheduler, noise * base.scheduler.init_noise_sigma, timesteps)
     pictures = decode_latents(base.vae, latents).clamp(-1, 1)
-    if finder is None:
-        return [find_head(picture, base.resolution, None) for picture in pictures.split(1)]
     return [find_head_or_assume(picture, base.resolution, finder) for picture in pictures.split(1)]

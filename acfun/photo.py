@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import paste_back, portrait_crop, transform_points
+from acfun.face.align import paste_back, portrait_transform
 from acfun.face.finder import Face, FaceFinder, find_faces
 from acfun.images import contact_sheet, pil_to_tensor, resize, tensor_to_pil
-from acfun.portrait import place_mean_face, scale_points
+from acfun.portrait import cut_head, place_mean_face, scale_points
 from acfun.proportions import measure_departure, take_on
 from acfun.style import Style
 
@@ -89,8 +89,9 @@ def cut_portraits(image: Image.Image, faces: Sequence[Face], size: int) -> list[
     portraits = []
     for face in faces:
         landmarks = face.landmarks.to(photo)[None]
-        portrait, transform = portrait_crop(photo, landmarks, size)
-        portraits.append(CutPortrait(portrait.clamp(-1, 1), transform_points(landmarks, transform), transform))
+        head = cut_head(photo, landmarks, size)
+        assert head.landmarks is not None
+        portraits.append(CutPortrait(head.image, head.landmarks, portrait_transform(landmarks, size)))
     return portraits
 
 

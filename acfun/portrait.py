@@ -124,7 +124,7 @@ def find_head(photo: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
     return cut_head(photo, find_face(photo, finder).landmarks.to(photo)[None], size)
 
 
-def find_head_or_assume(photo: Tensor, size: int, finder: FaceFinder) -> Portrait:
+def find_head_or_assume(photo: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
     """As `find_head`, but a face that is not found is taken to be where the canonical framing has it."""
     try:
         return find_head(photo, size, finder)
