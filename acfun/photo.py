@@ -18,6 +18,7 @@ from acfun.proportions import measure_departure, take_on
 from acfun.style import Style
 
 FaceChoice = Literal["all", "largest", "whole"]
+Extent = Literal["photo", "faces", "portraits"]
 SHAPE_SCALE = 0.75
 MAX_SCENE_SIDE = 2  # longer side of a painted scene, in units of the base's resolution
 
@@ -119,6 +120,18 @@ def shape_faces(
         pixels, landmarks = take_on(pixels, face.landmarks.numpy().astype(np.float32), departure)
         moved.append(replace(face, landmarks=torch.from_numpy(landmarks)))
     return Image.fromarray((pixels * 255).round().astype(np.uint8)), moved
+
+
+def stylize(
+    pipe: Any, image: Image.Image, faces: Sequence[Face], extent: Extent, **sampling: Unpack[Sampling]
+) -> list[Image.Image]:
+    """Paint the whole photograph, or only the faces in it, or give the painted portraits alone.
+
+    Arguments and results are those of `stylize_photo` and `stylize_portraits`.
+    """
+    if extent == "portraits":
+        return stylize_portraits(pipe, image, faces, **sampling)
+    return [stylize_photo(pipe, image, faces, paints_scene=extent == "photo", **sampling)]
 
 
 def stylize_photo(

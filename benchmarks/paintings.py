@@ -51,7 +51,7 @@ def main() -> None:
 
 def stylize(photo: Path, painting: Path, target: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Run the command; returns what it reports."""
-    what = [] if args.whole else ["--portrait"]
+    what = ["--paint", "photo" if args.whole else "portraits"]
     command = [sys.executable, "-m", "acfun", "stylize", str(photo), "--style", str(painting), "--output", str(target)]
     environment = os.environ | {"ACFUN_CACHE_DIR": str(args.output / "cache")}
     options = ["--faces", "largest", "--quiet", "--json", *what, *args.options]

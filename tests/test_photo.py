@@ -1,7 +1,7 @@
 """From photograph to picture: whole and cut portraits, several faces, identity guide, on the tiny base."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,10 +13,12 @@ from acfun.face.align import transform_points
 from acfun.face.finder import Face, FaceFinder
 from acfun.images import pil_to_tensor, tensor_to_pil
 from acfun.photo import (
+    Extent,
     build_sheet,
     choose_faces,
     cut_portraits,
     paint_scene,
+    stylize,
     stylize_photo,
     stylize_portraits,
 )
@@ -85,6 +87,14 @@ def test_the_order_of_the_faces_is_that_of_the_portraits(pipe: FaceStylizationPi
     assert [picture.size for picture in both] == [(RESOLUTION, RESOLUTION)] * 2
     assert both[0].tobytes() == first[0].tobytes()
     assert both[0].tobytes() != both[1].tobytes()
+
+
+def test_the_extent_says_what_is_painted(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+    faces = [place_face(10, 20, 60)]
+    whole, only_faces, portraits = (stylize(pipe, photo, faces, extent, **sampling()) for extent in get_args(Extent))
+    assert whole[0].tobytes() == stylize_photo(pipe, photo, faces, **sampling()).tobytes()
+    assert only_faces[0].tobytes() == stylize_photo(pipe, photo, faces, paints_scene=False, **sampling()).tobytes()
+    assert portraits[0].tobytes() == stylize_portraits(pipe, photo, faces, **sampling())[0].tobytes()
 
 
 def test_a_cut_portrait_has_its_landmarks_in_the_canonical_place(photo: Image.Image) -> None:

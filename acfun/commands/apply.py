@@ -10,7 +10,7 @@ from acfun.commands.session import Session, make_output_dir, print_error
 from acfun.errors import ConfigError, ImageError, NoFaceFoundError
 
 if TYPE_CHECKING:
-    from acfun.photo import Sampling
+    from acfun.photo import Extent, Sampling
 
 SUFFIX = ".png"
 
@@ -22,7 +22,7 @@ def apply(
     *,
     output: options.OutputDir,
     faces: options.Faces = "all",
-    portrait: options.IsPortrait = False,
+    paint: options.Paint = "photo",
     prompt: options.Prompt = None,
     negative_prompt: options.NegativePrompt = None,
     strength: options.Strength = None,
@@ -55,7 +55,7 @@ def apply(
         session.say(f"painting {photo}")
         sampling = session.build_sampling(context.params)
         try:
-            outputs[str(photo)] = paint(pipe, photo, target, faces, sampling, is_portrait=portrait)
+            outputs[str(photo)] = paint_photo(pipe, photo, target, faces, sampling, paint)
         except (ImageError, NoFaceFoundError) as error:
             print_error(error)
     failed = [str(photo) for photo in targets if str(photo) not in outputs]
@@ -66,14 +66,13 @@ def apply(
         raise typer.Exit(1)
 
 
-def paint(
+def paint_photo(
     pipe: Any,
     photo: Path,
     target: Path,
     faces: options.FaceChoice,
     sampling: "Sampling",
-    *,
-    is_portrait: bool,
+    extent: "Extent",
 ) -> list[str]:
     """Paint one photograph; returns where the results are.
 
@@ -83,15 +82,10 @@ def paint(
     """
     from acfun.commands.stylize import save_results
     from acfun.images import load_image
-    from acfun.photo import choose_faces, stylize_photo, stylize_portraits
+    from acfun.photo import choose_faces, stylize
 
     image = load_image(photo)
-    chosen = choose_faces(image, faces)
-    if is_portrait:
-        pictures = stylize_portraits(pipe, image, chosen, **sampling)
-    else:
-        pictures = [stylize_photo(pipe, image, chosen, **sampling)]
-    return save_results(pictures, target)
+    return save_results(stylize(pipe, image, choose_faces(image, faces), extent, **sampling), target)
 
 
 def name_targets(photos: list[Path], directory: Path) -> dict[Path, Path]:

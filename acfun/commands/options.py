@@ -34,7 +34,10 @@ FitFaces = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")]
 OutputDir = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; made if need be.")]
-IsPortrait = Annotated[bool, typer.Option("--portrait", help="Only the painted portrait, not put back into the photo.")]
+Paint = Annotated[
+    Literal["photo", "faces", "portraits"],
+    typer.Option(help="The whole photo, only the faces in it, or the painted portraits alone."),
+]
 
 Prompt = Annotated[str | None, typer.Option(help="What is painted.", rich_help_panel="Sampling")]
 NegativePrompt = Annotated[str | None, typer.Option(help="What to keep away from.", rich_help_panel="Sampling")]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from acfun.base import Base
     from acfun.config import FitConfig
     from acfun.face.finder import Face
-    from acfun.photo import Sampling
+    from acfun.photo import Extent, Sampling
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def stylize(
     output: options.Output,
     sheet: Annotated[Path | None, typer.Option(help="Also write before, style and after side by side.")] = None,
     faces: options.Faces = "all",
-    portrait: options.IsPortrait = False,
+    paint: options.Paint = "photo",
     prompt: options.Prompt = None,
     negative_prompt: options.NegativePrompt = None,
     strength: options.Strength = None,
@@ -84,7 +84,7 @@ def stylize(
     sampling = session.build_sampling(context.params)
     loaded = session.load_base(base)
     chosen = choose_faces(image, faces)
-    stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, is_portrait=portrait)
+    stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, paint)
     outputs = save_results(stylized.pictures, output)
     if sheet is not None:
         outputs += save_results([build_sheet(image, style_image, stylized.pictures[0])], sheet)
@@ -108,8 +108,7 @@ def fit_and_paint(
     faces: "Sequence[Face]",
     config: "FitConfig",
     sampling: "Sampling",
-    *,
-    is_portrait: bool,
+    extent: "Extent",
 ) -> Stylized:
     """Fit with the first face, or recall the style, and paint all faces.
 
@@ -117,14 +116,12 @@ def fit_and_paint(
         BaseNotFoundError: the installation lacks the identity encoder.
         KeyboardInterrupt: the fit was interrupted.
     """
-    from acfun.photo import cut_portraits, stylize_photo, stylize_portraits
+    from acfun.photo import cut_portraits
+    from acfun.photo import stylize as paint_faces
 
     fitted = fit_cached(config, base, cut_portraits(image, faces[:1], base.resolution), session)
     pipe = session.build_pipeline(base, fitted.style)
     session.say(f"painting {len(faces) or 1} portrait{'s' if len(faces) > 1 else ''}")
     start = time.monotonic()
-    if is_portrait:
-        pictures = stylize_portraits(pipe, image, faces, **sampling)
-    else:
-        pictures = [stylize_photo(pipe, image, faces, **sampling)]
+    pictures = paint_faces(pipe, image, faces, extent, **sampling)
     return Stylized(pictures, fitted, time.monotonic() - start)

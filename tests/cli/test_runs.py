@@ -83,7 +83,9 @@ def test_apply_paints_what_it_can_and_names_the_rest(folder: Path, style: Path, 
 
 
 def test_apply_writes_portraits(folder: Path, style: Path, tmp_path: Path) -> None:
-    run_well("apply", style, folder / "photo.png", "-o", tmp_path, "--faces", "whole", "--portrait", "--steps", 3)
+    run_well(
+        "apply", style, folder / "photo.png", "-o", tmp_path, "--faces", "whole", "--paint", "portraits", "--steps", 3
+    )
     assert load_image(tmp_path / "photo.png").size == (RESOLUTION, RESOLUTION)
 
 
