@@ -9,6 +9,7 @@ from acfun import __version__
 from acfun.commands.apply import apply
 from acfun.commands.demo import demo
 from acfun.commands.doctor import doctor
+from acfun.commands.export import export
 from acfun.commands.fit import INTERRUPTED, fit
 from acfun.commands.generate import generate
 from acfun.commands.session import print_error, print_message
@@ -38,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (stylize, fit, apply, show, generate, doctor, demo):
+for command in (stylize, fit, apply, show, export, generate, doctor, demo):
     app.command()(command)
 
 

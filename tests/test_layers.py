@@ -40,6 +40,7 @@ FLOORS = {
     "acfun.pipelines": 5,
     "acfun.evaluation": 6,
     "acfun.photo": 7,
+    "acfun.export": 7,
     "acfun.doctor": 7,
     "acfun.progress": 7,
     "acfun.style_cache": 7,

@@ -99,6 +99,14 @@ def test_generate_numbers_several_pictures(style: Path, tmp_path: Path) -> None:
     assert Path(answer["outputs"][0]).read_bytes() == first
 
 
+def test_export_writes_both_files_and_says_what_is_kept(style: Path, tmp_path: Path) -> None:
+    answer = json.loads(run_well("export", style, "-o", tmp_path / "lora", "--layout", "kohya", "--json").stdout)
+    assert all(Path(path).is_file() for path in answer["outputs"])
+    assert len(answer["outputs"]) == 2
+    assert 0 < answer["kept"] <= 1
+    assert "kept of the style" in run_well("export", style, "-o", tmp_path / "lora").stdout
+
+
 def test_show_prints_the_metadata(style: Path) -> None:
     described = json.loads(run_well("show", style, "--json").stdout)
     assert described["format"] == "acfun-style"
