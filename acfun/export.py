@@ -1,10 +1,11 @@
 """Styles for other programs: a LoRA and a textual inversion, as diffusers or as kohya's family of programs reads them.
 
-LoRA and pseudo-word say the same there as here, to the last digit that matters. Abstract fusion and the guide have no
-counterpart: what is lost without the fusion is measured, the guide is left to acfun.
+LoRA and pseudo-word say the same there as here, to the last digit that matters. Abstract fusion, and concrete fusion
+that follows its input, have no counterpart: their effect is distilled into the LoRA and the pseudo-word, and what is
+kept of it is measured. The guide of sampling is left to acfun.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,19 +15,23 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from acfun.base import Base
+from acfun.base import Base, tokenize
 from acfun.base.vae_features import encode_latents
-from acfun.conditioning import encode_prompts
-from acfun.errors import StyleFileError
+from acfun.cfun import CFunOptions
+from acfun.conditioning import name_style
 from acfun.paths import atomic_write
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from acfun.style import Style
-from acfun.style_model import StyleModel
+from acfun.style_model import StyleModel, build_style_model
 
 Layout = Literal["diffusers", "kohya"]
 LORA_VARIANTS = ("lora", "attention_lora")
 LORA_NAME, EMBEDDING_NAME = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
-MEASURED_LEVELS = (0.2, 0.4, 0.6)
+PROMPT = "a painting of a person"
+SAMPLED_PROMPTS = ("a photo of a young woman", "a photo of an old man", "a photo of a man with a beard")
+SAMPLED_STEPS = 16
+LEVELS = (0.05, 0.8)
+DISTILL_RANK, DISTILL_RATE, NUM_DISTILL_ROWS, NUM_TEST_ROWS = 16, 1e-3, 48, 8
 
 
 @dataclass(frozen=True)
@@ -36,51 +41,60 @@ class Exported:
     Attributes:
         lora: the LoRA's file, or None for a style without concrete fusion.
         embedding: the textual inversion's file, or None for a style without a pseudo-word.
-        kept: 1 where predictions are those of the whole style, less as they come nearer to the base's; None where the
-            style has no style image to measure on.
+        kept: of what the style changes in predictions: 1 where they are those of the whole style, less as they come
+            nearer to the base's.
     """
 
     lora: Path | None
     embedding: Path | None
-    kept: float | None
+    kept: float
 
 
-def export_style(style: Style, base: Base, directory: Path, layout: Layout = "diffusers") -> Exported:
+@dataclass(frozen=True)
+class _Rows:
+    """Noisy latents (N,C,h,w), their timesteps (N,), and what the base and the whole style predict for them."""
+
+    noisy: Tensor
+    timesteps: Tensor
+    bare: Tensor
+    whole: Tensor
+
+
+def export_style(
+    style: Style, base: Base, directory: Path, layout: Layout = "diffusers", *, distill_steps: int = 120
+) -> Exported:
     """Write a style's LoRA and pseudo-word into a folder.
 
     Read back by diffusers with `pipe.load_lora_weights(directory)` and `pipe.load_textual_inversion(embedding)`.
 
     Args:
-        style: with LoRA as its concrete fusion.
+        style: any; one with LoRA and without abstract fusion is written as it is.
         base: that the style was fitted on.
         directory: made if need be.
         layout: "diffusers", or "kohya" for A1111, ComfyUI and kohya's own scripts.
+        distill_steps: of training where something has to be distilled; 0 leaves out what has no counterpart.
 
     Raises:
-        StyleFileError: the concrete fusion is no LoRA.
         BaseFamilyMismatchError: another base.
     """
-    cfun = style.architecture.cfun
-    if cfun is not None and cfun.variant not in LORA_VARIANTS:
-        raise StyleFileError(
-            f"the style's concrete fusion is {cfun.variant}, which follows its input and is no LoRA: fit with "
-            f"cfun = {LORA_VARIANTS[0]!r} to export it"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    model = style.apply_to(base)
+    rows = _compute_rows(style, base)
+    plain = _leave_out(style, base)
+    if distill_steps and plain is not style:
+        plain = _distill(plain, base, rows, distill_steps)
+    kept = _measure_kept(plain, base, rows)
+    model = plain.apply_to(base)
     try:
-        kept = measure_kept(style, base, model)
         words = None if model.token is None else model.token.embedding.vectors().detach().cpu().float()
         token = None if model.token is None else model.token.tokens[0]
     finally:
         model.eject()
-    layers = {name[len("cfun.") :]: tensor for name, tensor in style.tensors.items() if name.startswith("cfun.")}
-    lora = None
+    directory.mkdir(parents=True, exist_ok=True)
+    layers = {name[len("cfun.") :]: tensor for name, tensor in plain.tensors.items() if name.startswith("cfun.")}
+    cfun, lora, embedding = plain.architecture.cfun, None, None
     if cfun is not None:
         lora = directory / LORA_NAME
         write = _write_diffusers if layout == "diffusers" else _write_kohya
         write(layers, cfun.rank, lora)
-    embedding = None
     if words is not None and token is not None:
         embedding = directory / EMBEDDING_NAME
         content = {token: words} if layout == "diffusers" else {"emb_params": words}
@@ -90,34 +104,99 @@ def export_style(style: Style, base: Base, directory: Path, layout: Layout = "di
 
 
 @torch.no_grad()
-def measure_kept(style: Style, base: Base, model: StyleModel) -> float | None:
-    """How much of what a style changes in predictions is left without its abstract fusion: 1 is all.
-
-    1 − ‖whole − exported‖ / ‖whole − base‖ over noised copies of the style image's head.
-    """
-    image = style.image
-    if image is None:
-        return None
-    clean = encode_latents(base.vae, image.head.image.to(base.device))
-    steps = [round(level * base.scheduler.config.num_train_timesteps) for level in MEASURED_LEVELS]
-    timesteps = torch.tensor(steps, device=base.device)
+def _compute_rows(style: Style, base: Base) -> _Rows:
+    """Noised copies of the style image's head and of faces that the base draws."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn((len(steps), *clean.shape[1:]), generator=generator).to(clean)
-    noisy = base.scheduler.add_noise(clean.expand_as(noise), noise, timesteps)
     pipe = FaceStylizationPipeline.from_base(base)
+    pipe.set_progress_bar_config(disable=True)
+    drawn: Tensor = pipe(
+        SAMPLED_PROMPTS, num_inference_steps=SAMPLED_STEPS, generator=generator, output_type="latent"
+    ).images
+    image = style.image
+    clean = drawn if image is None else torch.cat([drawn, encode_latents(base.vae, image.head.image.to(base.device))])
+    count = NUM_DISTILL_ROWS + NUM_TEST_ROWS
+    clean = clean[torch.randint(len(clean), (count,), generator=generator)]
+    steps = base.scheduler.config.num_train_timesteps
+    low, high = (round(level * steps) for level in LEVELS)
+    timesteps = torch.randint(low, high, (count,), generator=generator).to(base.device)
+    noisy = base.scheduler.add_noise(clean, torch.randn(clean.shape, generator=generator).to(clean), timesteps)
+    model = style.apply_to(base).eval()
+    try:
+        whole = _predict(model, base, noisy, timesteps)
+        model.set_scale(abstract=0.0, encoder=0.0, middle=0.0, decoder=0.0)
+        bare = _predict(model, base, noisy, timesteps)
+    finally:
+        model.eject()
+    return _Rows(noisy, timesteps, bare, whole)
 
-    def predict(*, abstract: float, adapters: float) -> Tensor:
-        model.set_scale(abstract=adapters, encoder=adapters, middle=adapters, decoder=adapters)
-        if model.afun is not None:
-            model.afun.set_scale(abstract)
-        embeds = encode_prompts(pipe, model, ["a painting of a person"], None)["prompt_embeds"]
-        model_pred: Tensor = model(noisy, timesteps, prompt_embeds=embeds.expand(len(noisy), -1, -1))
-        return model_pred
 
-    whole = predict(abstract=1.0, adapters=1.0)
-    exported, bare = predict(abstract=0.0, adapters=1.0), predict(abstract=0.0, adapters=0.0)
-    model.set_scale(abstract=1.0, encoder=1.0, middle=1.0, decoder=1.0)
-    return 1 - float((whole - exported).norm() / (whole - bare).norm().clamp(min=1e-12))
+def _leave_out(style: Style, base: Base) -> Style:
+    """The style without abstract fusion and, where its concrete fusion is none or no LoRA, with a fresh LoRA."""
+    architecture = style.architecture
+    cfun = architecture.cfun
+    if architecture.afun is None and (cfun is None or cfun.variant in LORA_VARIANTS):
+        return style
+    is_lora = cfun is not None and cfun.variant in LORA_VARIANTS
+    options = cfun if is_lora else CFunOptions(variant=LORA_VARIANTS[0], rank=DISTILL_RANK)
+    model = build_style_model(
+        base,
+        style.tensors["style_embeds"],
+        afun=None,
+        cfun=options,
+        placeholder=architecture.placeholder,
+        initializer_word=architecture.initializer_word,
+        num_vectors=architecture.num_vectors,
+        generator=torch.Generator().manual_seed(0),
+    )
+    try:
+        tensors = model.style_tensors()
+        return replace(
+            Style.from_model(model, base, image=style.image, config=style.config),
+            tensors=tensors | {name: style.tensors[name] for name in tensors.keys() & style.tensors.keys()},
+        )
+    finally:
+        model.eject()
+
+
+def _distill(style: Style, base: Base, rows: _Rows, steps: int) -> Style:
+    """Train LoRA and pseudo-word to predict what the whole style predicts."""
+    model = style.apply_to(base)
+    generator = torch.Generator().manual_seed(0)
+    try:
+        optimizer = torch.optim.AdamW(model.trainable_parameters(), lr=DISTILL_RATE, weight_decay=0.0)
+        for step in range(steps):
+            index = int(torch.randint(NUM_DISTILL_ROWS, (), generator=generator))
+            row = slice(index, index + 1)
+            for group in optimizer.param_groups:
+                group["lr"] = DISTILL_RATE * (1 - step / steps)
+            loss = (_predict(model, base, rows.noisy[row], rows.timesteps[row]) - rows.whole[row]).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return replace(style, tensors=style.tensors | model.style_tensors())
+    finally:
+        model.eject()
+
+
+@torch.no_grad()
+def _measure_kept(style: Style, base: Base, rows: _Rows) -> float:
+    """1 − ‖whole − exported‖ / ‖whole − base‖ over rows that nothing was trained on."""
+    test = slice(NUM_DISTILL_ROWS, None)
+    model = style.apply_to(base).eval()
+    try:
+        exported = _predict(model, base, rows.noisy[test], rows.timesteps[test])
+    finally:
+        model.eject()
+    lost, effect = (rows.whole[test] - part for part in (exported, rows.bare[test]))
+    return 1 - float(lost.norm() / effect.norm().clamp(min=1e-12))
+
+
+def _predict(model: StyleModel, base: Base, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """Predictions (N,C,h,w) under the style's prompt."""
+    tokenizer = base.tokenizer if model.token is None else model.token.tokenizer
+    input_ids = tokenize(tokenizer, name_style(model, PROMPT)).to(noisy.device)
+    model_pred: Tensor = model(noisy, timesteps, input_ids=input_ids.expand(len(noisy), -1))
+    return model_pred
 
 
 def _write_diffusers(layers: dict[str, Tensor], rank: int, path: Path) -> None:

@@ -10,7 +10,7 @@ from acfun.commands.session import Session, make_output_dir
 
 
 def export(
-    style: Annotated[Path, typer.Argument(help="Style file, fitted with LoRA (the default).")],
+    style: Annotated[Path, typer.Argument(help="Style file.")],
     *,
     output: options.OutputDir,
     layout: Annotated[
@@ -21,7 +21,7 @@ def export(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a style's LoRA and its pseudo-word's textual inversion; what they cannot say is measured."""
+    """Write a style's LoRA and its pseudo-word's textual inversion; what they cannot say is distilled into them."""
     from acfun.export import export_style
     from acfun.style import Style
 
@@ -31,5 +31,4 @@ def export(
     exported = export_style(loaded, session.load_base(base or loaded.metadata["base_name"]), output, layout)
     paths = [str(path) for path in (exported.lora, exported.embedding) if path is not None]
     result: dict[str, Any] = {"outputs": paths, "kept": exported.kept, "placeholder": loaded.metadata["placeholder"]}
-    kept = "" if exported.kept is None else f"\nkept of the style without its abstract fusion: {exported.kept:.0%}"
-    session.finish(result, "\n".join(paths) + kept)
+    session.finish(result, "\n".join(paths) + f"\nkept of what the style changes: {exported.kept:.0%}")
