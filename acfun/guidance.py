@@ -19,6 +19,7 @@ MOVE, LAST_MOVE, NUM_LAST_MOVES = 0.2, 0.04, 12
 NUM_STEPS = 1
 BARE_PROMPT = "a photo"
 PAIR_STEPS, PAIR_STRENGTH = 20, 0.6
+RECOLOURING = 0.7  # how far a photograph takes on the painting's colours before its pair is painted
 
 
 def build_imagery_guidance(
@@ -62,7 +63,7 @@ def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], fac
     painted = []
     timesteps = select_timesteps(base.scheduler, PAIR_STEPS, PAIR_STRENGTH, base.device)
     for portrait, face in zip(portraits, faces, strict=True):
-        clean = encode_latents(base.vae, portrait.image)
+        clean = encode_latents(base.vae, imagery.recolour(portrait.image, [face], RECOLOURING))
         noise = find_noise(predict, base.scheduler, clean, timesteps)
         noised = base.scheduler.add_noise(clean, noise, timesteps[:1])
         guidance = build_imagery_guidance(imagery, [face], base.scheduler, timesteps)

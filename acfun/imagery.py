@@ -19,6 +19,7 @@ WHOLE = "whole"
 NUM_SCALES = 3
 NUM_DIRECTIONS = 48
 MIN_REGION_PATCHES = 24
+BLEND = 7  # pixels on either side of a region's edge where recoloured regions run into each other
 SCENE_REGIONS = (WHOLE, "background")  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
@@ -91,6 +92,31 @@ class Imagery:
             shading_masks=F.adaptive_avg_pool2d(shaded, losses.SHADING_SIDE),
             identity_embeds=self._encode_identity(face.image, face.landmarks)[0],
         )
+
+    @torch.no_grad()
+    def recolour(self, images: Tensor, faces: Sequence[FaceTargets], amount: float = 1.0) -> Tensor:
+        """Portraits whose regions have the mean and the covariance of the style's colours: a start to paint on.
+
+        Args:
+            images: (B,3,H,W) in [-1,1].
+            faces: B of `describe`, of the same pictures.
+            amount: 0 leaves the pictures as they are, 1 maps their colours all the way.
+        """
+        mapped = torch.cat([self._map_colours(*row) for row in zip(images.split(1), faces, strict=True)])
+        return torch.lerp(images, mapped, amount).clamp(-1, 1)
+
+    def _map_colours(self, image: Tensor, face: FaceTargets) -> Tensor:
+        """One picture with the style's colours, region by region, blended by their masks."""
+        result, uncovered = torch.zeros_like(image), torch.ones_like(image[:, :1])
+        pixels = image[0].flatten(1).T
+        for name, patches in self.patches[0].items():
+            mask = face.masks[0][name]
+            if float(mask.sum()) >= MIN_REGION_PATCHES:
+                soft = F.avg_pool2d(mask[None, None], 2 * BLEND + 1, 1, BLEND, count_include_pad=False)
+                centres = patches.unflatten(1, (3, -1))[:, :, patches.shape[1] // 6]
+                mapped = losses.match_colours(pixels, mask.flatten(), centres)
+                result, uncovered = result + soft * mapped.T.reshape(image.shape), uncovered - soft
+        return result + uncovered * image
 
     def compute_terms(
         self, images: Tensor, faces: Sequence[FaceTargets], clarity: Tensor, directions: Tensor, names: frozenset[str]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from acfun.images import compute_luma
 
 SHADING_SIDE, SHADING_FLOOR = 48, 1e-3
+COLOUR_FLOOR, MAX_STRETCH = 1e-3, 2.0
 
 
 def predict_original_sample(
@@ -172,6 +173,29 @@ def shading_distance(shading: Tensor, target: Tensor, masks: Tensor) -> Tensor:
     return (1 - correlation).mean()
 
 
+def match_colours(pixels: Tensor, weights: Tensor, target: Tensor) -> Tensor:
+    """Pixels (N,3) moved so that their weighted mean and covariance are those of `target` (M,3).
+
+    The optimal transport map between two normal distributions (Olkin & Pukelsheim 1982); its stretching is limited.
+
+    Args:
+        pixels: all of them are moved.
+        weights: (N,) ≥ 0, how much each counts for mean and covariance.
+        target: colours wanted.
+    """
+    shares = weights / weights.sum()
+    mean = shares @ pixels
+    eye = COLOUR_FLOOR * torch.eye(3, dtype=pixels.dtype, device=pixels.device)
+    covariance = ((pixels - mean).T * shares) @ (pixels - mean) + eye
+    wanted = torch.cov(target.T, correction=0) + eye
+    root = _matrix_power(covariance, 0.5)
+    inverse_root = _matrix_power(covariance, -0.5)
+    stretch = inverse_root @ _matrix_power(root @ wanted @ root, 0.5) @ inverse_root
+    largest = torch.linalg.eigvalsh(stretch)[-1]
+    moved: Tensor = target.mean(0) + (pixels - mean) @ (stretch * (MAX_STRETCH / largest).clamp(max=1))
+    return moved
+
+
 def identity_distance(identity_embeds: Tensor, target_embeds: Tensor, weights: Tensor | None = None) -> Tensor:
     """1 − cosine of unit identity embeddings (B, D), times `weights` (B,) where given, mean over the batch."""
     distances = 1 - (identity_embeds * target_embeds).sum(-1)
@@ -185,6 +209,13 @@ def total_loss(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
         KeyError: a loss without a weight.
     """
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _matrix_power(matrix: Tensor, exponent: float) -> Tensor:
+    """Power of a symmetric positive matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    power: Tensor = (vectors * values.clamp(min=1e-9) ** exponent) @ vectors.T
+    return power
 
 
 def _sort_rows(values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
 from acfun.guidance import NUM_STEPS, build_imagery_guidance
-from acfun.imagery import Imagery
+from acfun.imagery import FaceTargets, Imagery
 from acfun.portrait import Portrait, find_landmarks
 from acfun.sampling import OnStep, denoise, find_noise, select_timesteps
 from acfun.style import Style
@@ -234,10 +234,14 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if faces is None:
             latents = self._draw_latents(latents, len(texts), size, generator)
         else:
+            imagery = self._load_imagery() if num_guide_steps > 0 else None
+            if imagery is not None:
+                targets = self._describe_faces(imagery, faces, face_landmarks)
+                guide_scales = {"statistics": imagery_scale, "identity": identity_scale}
+                on_steps.append(
+                    build_imagery_guidance(imagery, targets, self.scheduler, timesteps, guide_scales, num_guide_steps)
+                )
             latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
-        if faces is not None and num_guide_steps > 0 and self._load_imagery() is not None:
-            guide_scales = {"statistics": imagery_scale, "identity": identity_scale}
-            on_steps.append(self._build_guidance(faces, face_landmarks, timesteps, guide_scales, num_guide_steps))
         # Callbacks of diffusers read and set these.
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
         scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
@@ -287,17 +291,13 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             self._imagery = Imagery(image.to(device), self.vae, encoder)
         return self._imagery
 
-    def _build_guidance(
-        self, faces: Tensor, landmarks: Tensor | None, timesteps: Tensor, scales: dict[str, float], num_steps: int
-    ) -> OnStep:
-        """Moves after each step towards the style's imagery of the faces (B,3,H,W)."""
-        assert self._imagery is not None
+    def _describe_faces(self, imagery: Imagery, faces: Tensor, landmarks: Tensor | None) -> list[FaceTargets]:
+        """What is to be kept of the faces (B,3,H,W)."""
         if landmarks is None:
             finder = load_face_finder().to(faces.device)
             landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
         landmarks = landmarks.to(faces).repeat_interleave(len(faces) // len(landmarks), 0)
-        targets = [self._imagery.describe(portrait) for portrait in map(Portrait, faces.split(1), landmarks.split(1))]
-        return build_imagery_guidance(self._imagery, targets, self.scheduler, timesteps, scales, num_steps)
+        return [imagery.describe(portrait) for portrait in map(Portrait, faces.split(1), landmarks.split(1))]
 
     def _encode_images(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
         """For loaded IP-Adapters, one tensor each."""
