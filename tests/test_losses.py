@@ -177,3 +177,20 @@ def test_gram_distance_takes_weights() -> None:
     target = [losses.compute_gram(randn(1, 4, 8, 8))[0]]
     plain = losses.gram_distance(features, target)
     torch.testing.assert_close(losses.gram_distance(features, target, torch.full((2,), 0.5)), plain / 2)
+
+
+def test_matched_colours_have_the_mean_and_covariance_of_the_target() -> None:
+    pixels, target = rand(500, 3) * 0.5, 0.3 * randn(400, 3, seed=1) @ randn(3, 3, seed=2) * 0.3 + 0.1
+    weights = rand(500, seed=3)
+    moved = losses.match_colours(pixels, weights, target)
+    shares = weights / weights.sum()
+    mean = shares @ moved
+    torch.testing.assert_close(mean, target.mean(0), atol=1e-4, rtol=0)
+    covariance = ((moved - mean).T * shares) @ (moved - mean)
+    torch.testing.assert_close(covariance, torch.cov(target.T, correction=0), atol=5e-3, rtol=0.05)
+
+
+def test_matching_stretches_a_flat_region_only_so_far() -> None:
+    flat, target = 0.2 + 1e-4 * randn(100, 3), randn(100, 3, seed=1)
+    moved = losses.match_colours(flat, torch.ones(100), target)
+    assert moved.std(0).max() < 1e-2

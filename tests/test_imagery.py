@@ -1,0 +1,77 @@
+"""Imagery: what a style asks of a portrait, region by region."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from acfun.face.regions import REGIONS
+from acfun.imagery import TERMS, WHOLE, Imagery
+from acfun.portrait import Portrait, StyleImage, place_mean_face
+from tests.fitting import build_identity_encoder
+from tests.tiny import make_tiny_base
+
+SIZE = 256
+
+
+def make_portrait(seed: int, *, has_face: bool = True) -> Portrait:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, 3, 16, 16), generator=generator) * 2 - 1
+    image = torch.nn.functional.interpolate(coarse, SIZE, mode="bicubic").clamp(-1, 1)
+    return Portrait(image, place_mean_face(SIZE)[None] if has_face else None)
+
+
+def make_imagery(*, has_face: bool = True) -> Imagery:
+    style = make_portrait(1, has_face=has_face)
+    encoder = build_identity_encoder().requires_grad_(False)
+    return Imagery(StyleImage(style, style, 1.0), make_tiny_base().vae, encoder)
+
+
+@pytest.mark.parametrize("has_face", [True, False])
+def test_regions_are_the_faces_where_the_style_has_one(has_face: bool) -> None:
+    imagery = make_imagery(has_face=has_face)
+    target = imagery.describe(make_portrait(2))
+    assert imagery.patches[0].keys() == (set(REGIONS) if has_face else {WHOLE})
+    assert target.masks[0].keys() == imagery.patches[0].keys()
+    torch.testing.assert_close(torch.stack(list(target.masks[0].values())).sum(0), torch.ones(SIZE, SIZE))
+
+
+def test_the_style_itself_asks_for_nothing_and_a_photograph_for_its_own_person() -> None:
+    imagery, photo = make_imagery(), make_portrait(2)
+    style = make_portrait(1)
+    clarity, directions = torch.ones(1), imagery.sample_directions(torch.Generator().manual_seed(0))
+    own = imagery.compute_terms(style.image, [imagery.describe(style)], clarity, directions, TERMS)
+    assert own.keys() == TERMS
+    # At the coarsest scale eyes and mouth are too small to be regions, so the photograph's count as skin.
+    assert all(float(term) < (0.01 if name == "statistics" else 1e-4) for name, term in own.items())
+    kept = imagery.compute_terms(photo.image, [imagery.describe(photo)], clarity, directions, TERMS)
+    assert float(kept["statistics"]) > 0.05
+    assert all(float(kept[name]) < 1e-4 for name in ("structure", "shading", "identity"))
+    swapped = imagery.compute_terms(style.image, [imagery.describe(photo)], clarity, directions, TERMS)
+    assert all(float(swapped[name]) > 1e-3 for name in ("structure", "shading", "identity"))
+
+
+def test_recoloured_regions_take_the_styles_colours() -> None:
+    imagery, photo = make_imagery(), make_portrait(2)
+    targets = [imagery.describe(photo)]
+    recoloured = imagery.recolour(photo.image, targets)
+    mask = targets[0].masks[0]["background"] > 0.99
+    wanted = make_portrait(1).image[0][:, mask].mean(1)
+    before, after = (float((image[0][:, mask].mean(1) - wanted).norm()) for image in (photo.image, recoloured))
+    assert after < 0.4 * before
+    assert torch.equal(imagery.recolour(photo.image, targets, 0.0), photo.image)
+
+
+def test_a_measure_asks_only_for_what_has_a_weight() -> None:
+    imagery, photo = make_imagery(), make_portrait(2)
+    latents = torch.randn(1, 4, SIZE // 4, SIZE // 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    measures = [
+        imagery.build_measure([imagery.describe(photo)], weights, torch.Generator().manual_seed(0))
+        for weights in ({"shading": 2.0}, {"shading": 1.0, "identity": 0.0})
+    ]
+    values = [measure(latents) for measure in measures]
+    torch.testing.assert_close(values[0], 2 * values[1])
+    (grad,) = torch.autograd.grad(values[0], latents)
+    assert grad.abs().sum() > 0
+    unlike = replace(imagery.describe(photo), shading=-imagery.describe(photo).shading)
+    assert imagery.build_measure([unlike], {"shading": 2.0}, torch.Generator())(latents) != values[0]
