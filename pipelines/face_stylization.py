@@ -19,14 +19,14 @@ from acfun.conditioning import Faces, build_callback, encode_prompts, pair, pred
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
-from acfun.guidance import NUM_STEPS, build_imagery_guidance
+from acfun.guidance import BARE_PROMPT, NUM_STEPS, build_imagery_guidance
 from acfun.imagery import FaceTargets, Imagery
 from acfun.portrait import Portrait, find_landmarks
 from acfun.sampling import OnStep, denoise, find_noise, select_timesteps
 from acfun.style import Style
 from acfun.style_model import StyleModel
 
-DEFAULT_PROMPT, BARE_PROMPT = "a painting of a person", "a photo"
+DEFAULT_PROMPT = "a painting of a person"
 
 
 class FaceStylizationPipeline(StableDiffusionPipeline):
@@ -296,6 +296,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if landmarks is None:
             finder = load_face_finder().to(faces.device)
             landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
+        if len(faces) % len(landmarks):
+            raise ValueError(f"face_landmarks has {len(landmarks)} rows for {len(faces)} faces: give one, or one each")
         landmarks = landmarks.to(faces).repeat_interleave(len(faces) // len(landmarks), 0)
         return [imagery.describe(portrait) for portrait in map(Portrait, faces.split(1), landmarks.split(1))]
 
