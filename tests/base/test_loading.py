@@ -92,7 +92,7 @@ def test_two_text_encoders_are_no_known_family(broken: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no-such-base", "/no/such/folder", "./a/b", Path("some/model")])
 def test_unknown_name_lists_what_works(name: str | Path) -> None:
-    with pytest.raises(BaseNotFoundError, match="use mini, sd1, the path of a diffusers folder"):
+    with pytest.raises(BaseNotFoundError, match="use mini, sd1, sd2, the path of a diffusers folder"):
         load_base(name)
 
 
@@ -118,6 +118,6 @@ def test_embedded_base_is_found_by_name(checkpoint: Path, monkeypatch: pytest.Mo
     assert load_base().fingerprint == load_base(checkpoint).fingerprint
 
 
-@pytest.mark.parametrize(("width", "name"), [(768, "sd1"), (256, "mini"), (16, "mini")])
+@pytest.mark.parametrize(("width", "name"), [(768, "sd1"), (1024, "sd2"), (256, "mini"), (16, "mini")])
 def test_family_by_the_width_of_the_prompt_embeddings(width: int, name: str) -> None:
     assert find_family(width).name == name

@@ -1,0 +1,95 @@
+"""Every verb on every family: small checkpoints of the real classes in the real folder layout."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from acfun.base import FAMILIES, Base, load_base
+from acfun.export import LORA_NAME, export_style
+from acfun.fit import fit_style
+from acfun.photo import stylize
+from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from acfun.style import Style
+from tests.fitting import make_config
+from tests.tiny import RESOLUTION, save_tiny_checkpoint
+
+# What a checkpoint of each family is recognised by, and how its UNet predicts.
+CHECKPOINTS: dict[str, dict[str, Any]] = {
+    "mini": {},
+    "sd1": {"width": 768, "prediction_type": "epsilon"},
+    "sd2": {"width": 1024},
+}
+
+
+@pytest.fixture(scope="module", params=CHECKPOINTS)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("families") / str(request.param)
+    save_tiny_checkpoint(directory, **CHECKPOINTS[request.param])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def base(checkpoint: Path) -> Base:
+    return load_base(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def styles(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Style, Style]:
+    """Two styles of one initial state, through their files."""
+    loaded = []
+    for steps in (1, 2):
+        folder = tmp_path_factory.mktemp("style")
+        style = fit_style(make_config(folder, objective="pseudo_pair", max_steps=steps), base=base)
+        style.save(folder / "style.safetensors")
+        loaded.append(Style.load(folder / "style.safetensors"))
+        assert all(torch.equal(loaded[-1].tensors[name], tensor) for name, tensor in style.tensors.items())
+    return loaded[0], loaded[1]
+
+
+def test_every_family_is_here() -> None:
+    assert CHECKPOINTS.keys() == FAMILIES.keys()
+
+
+def test_the_family_is_recognised(checkpoint: Path, base: Base) -> None:
+    assert base.family == checkpoint.name
+    assert base.scheduler.config["prediction_type"] == CHECKPOINTS[base.family].get("prediction_type", "v_prediction")
+
+
+def test_stylize_and_generate(base: Base, styles: tuple[Style, Style]) -> None:
+    pipe = FaceStylizationPipeline.from_base(base)
+    pipe.set_progress_bar_config(disable=True)
+    photo = Image.effect_noise((48, 40), 60).convert("RGB")
+
+    def paint(prompt: str | None = None) -> bytes:
+        generator = torch.Generator().manual_seed(0)
+        if prompt is not None:
+            return bytes(pipe(prompt, num_inference_steps=2, generator=generator).images[0].tobytes())
+        (picture,) = stylize(pipe, photo, [], "portraits", num_inference_steps=4, generator=generator)
+        assert picture.size == (RESOLUTION, RESOLUTION)
+        return picture.tobytes()
+
+    plain = paint("a man"), paint()
+    pipe.load_style(styles[1])
+    styled = paint("a man"), paint()
+    assert styled[0] != plain[0]
+    assert styled[1] != plain[1]
+    pipe.unload_style()
+    assert (paint("a man"), paint()) == plain
+
+
+def test_blend_and_export(base: Base, checkpoint: Path, styles: tuple[Style, Style], tmp_path: Path) -> None:
+    blend = Style.blend([(styles[0], 0.25), (styles[1], 0.75)])
+    pipe = FaceStylizationPipeline.from_base(base)
+    pipe.load_style(blend)
+    pipe.unload_style()
+    exported = export_style(blend, base, tmp_path, distill_steps=2)
+    plain = StableDiffusionPipeline.from_pretrained(checkpoint)
+    plain.load_lora_weights(tmp_path, weight_name=LORA_NAME)
+    plain.load_textual_inversion(exported.embedding)
+    plain.set_progress_bar_config(disable=True)
+    latents = plain("a man in <style> style", num_inference_steps=2, output_type="latent").images
+    assert latents.isfinite().all()
