@@ -262,7 +262,10 @@ def _seed(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C only sets a flag, so that the step in hand is finished; a second one interrupts as usual."""
+    """The first Ctrl-C only sets a flag, so that the step in hand is finished; a second one interrupts at once.
+
+    This holds for a job in the background too, which a shell starts with the signal ignored.
+    """
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handler and sends no Ctrl-C
         yield lambda: False
         return
@@ -270,7 +273,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         interrupted.set()
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = signal.signal(signal.SIGINT, note)
     try:

@@ -15,6 +15,7 @@ from acfun.base import Base
 from acfun.cfun import VARIANTS
 from acfun.config import FitConfig
 from acfun.errors import ConfigError, FitDivergedError, NoFaceFoundError
+from acfun.face.identity import load_identity_encoder
 from acfun.fit import Progress, fit_style
 from acfun.fit_checkpoint import CHECKPOINT_NAME
 from acfun.images import load_image, pil_to_tensor
@@ -78,6 +79,13 @@ def test_every_variant_fits(cfun: str, base: Base, tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in style.tensors.values())
 
 
+def test_the_first_fit_of_a_process_is_like_the_later_ones(base: Base, tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    load_identity_encoder.cache_clear()  # read again in the middle of the fit
+    first = save(fit_style(config, base=base), tmp_path / "first")
+    assert save(fit_style(config, base=base), tmp_path / "second") == first
+
+
 def test_a_crashed_run_resumes_to_the_same_bytes(base: Base, tmp_path: Path) -> None:
     config = make_config(tmp_path, max_steps=4)
     expected = save(fit_style(config, base=base), tmp_path / "undisturbed")
@@ -119,13 +127,19 @@ def test_ctrl_c_saves_after_the_step_in_hand(base: Base, tmp_path: Path) -> None
     assert save(resumed, tmp_path / "resumed") == expected
 
 
-def test_a_second_ctrl_c_interrupts_at_once(base: Base, tmp_path: Path) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_a_second_ctrl_c_interrupts_at_once(base: Base, tmp_path: Path, handler: Any) -> None:
     def interrupt(progress: Progress) -> None:
-        for _ in range(2):  # Python looks for signals at the end of a loop's round; two between looks are one
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        fit_style(make_config(tmp_path), base=base, report=interrupt)
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit_style(make_config(tmp_path), base=base, report=interrupt)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, previous)
     fit_style(make_config(tmp_path, max_steps=1), base=base)  # the base is free again
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -57,7 +58,8 @@ class StoredModule(nn.Module):
                 f"{cls.script} or reinstall acfun with its embedded base"
             )
         content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        module = cls(**{name: value for name, value in content.items() if not name.startswith("_")})
+        with torch.random.fork_rng(devices=[]):  # the initial weights, soon replaced, are not drawn from a seeded fit
+            module = cls(**{name: value for name, value in content.items() if not name.startswith("_")})
         tensors = load_file(folder / WEIGHTS_FILE)
         module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
         return module.eval()
