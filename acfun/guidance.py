@@ -7,19 +7,18 @@ import torch
 from torch import Tensor
 
 from acfun.base import Base, encode_prompt
-from acfun.base.vae_features import encode_latents
+from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
 from acfun.imagery import FaceTargets, Imagery
 from acfun.portrait import Portrait
 from acfun.sampling import OnStep, build_guidance, denoise, find_noise, select_timesteps
 
-WEIGHTS = {"statistics": 4.0, "structure": 4.0, "shading": 4.0, "identity": 2.0}
+WEIGHTS = {"statistics": 0.2, "structure": 4.0, "shading": 4.0, "identity": 2.0}
 # Large moves while predictions still smooth them, many small ones at the end: large ones there are grain.
-MOVE, LAST_MOVE, NUM_LAST_MOVES = 0.2, 0.04, 12
+MOVE, LAST_MOVE, NUM_LAST_MOVES = 0.1, 0.01, 12
 NUM_STEPS = 1
 BARE_PROMPT = "a photo"
-PAIR_STEPS, PAIR_STRENGTH = 20, 0.6
-RECOLOURING = 0.7  # how far a photograph takes on the painting's colours before its pair is painted
+PAIR_STEPS, PAIR_STRENGTH = 20, 0.4
 
 
 def build_imagery_guidance(
@@ -63,9 +62,11 @@ def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], fac
     painted = []
     timesteps = select_timesteps(base.scheduler, PAIR_STEPS, PAIR_STRENGTH, base.device)
     for portrait, face in zip(portraits, faces, strict=True):
-        clean = encode_latents(base.vae, imagery.recolour(portrait.image, [face], RECOLOURING))
+        clean = encode_latents(base.vae, imagery.sketch(portrait, face))
         noise = find_noise(predict, base.scheduler, clean, timesteps)
         noised = base.scheduler.add_noise(clean, noise, timesteps[:1])
         guidance = build_imagery_guidance(imagery, [face], base.scheduler, timesteps)
-        painted.append(denoise(predict, base.scheduler, noised, timesteps, on_steps=[guidance]))
+        latents = denoise(predict, base.scheduler, noised, timesteps, on_steps=[guidance])
+        finished = imagery.finish(decode_latents(base.vae, latents).clamp(-1, 1), face)
+        painted.append(encode_latents(base.vae, finished))
     return torch.cat(painted)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from acfun import losses
 from acfun.base.vae_features import decode_latents, encode_features
+from acfun.brushwork import Brushwork
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
 from acfun.images import resize
@@ -68,7 +69,7 @@ class Imagery:
 
     def __init__(self, style: StyleImage, vae: AutoencoderKL, encoder: IdentityEncoder) -> None:
         self.vae, self.encoder, self.stages = vae, encoder, FeatureStages(encoder)
-        self.patches = build_patch_bank(style)
+        self.patches, self.brushwork = build_patch_bank(style), Brushwork(style)
         with torch.no_grad():
             features = encode_features(vae, style.painting.image)
             self.grams = tuple(losses.compute_gram(feature)[0] for feature in features)
@@ -93,17 +94,34 @@ class Imagery:
             identity_embeds=self._encode_identity(face.image, face.landmarks)[0],
         )
 
+    def sketch(self, portrait: Portrait, face: FaceTargets) -> Tensor:
+        """A portrait (1,3,H,W) laid out anew in the style's colours and strokes: what painting starts from.
+
+        Args:
+            portrait: with landmarks.
+            face: `describe` of it.
+        """
+        return self.brushwork.sketch(self.recolour(portrait.image, [face]), _stack_masks(portrait))
+
+    def finish(self, image: Tensor, face: FaceTargets) -> Tensor:
+        """A painted portrait (1,3,H,W) with the strokes that the networks have blurred.
+
+        Args:
+            image: in [-1,1].
+            face: `describe` of the photograph.
+        """
+        return self.brushwork.finish(image, _stack_masks(Portrait(image, face.landmarks[None])))
+
     @torch.no_grad()
-    def recolour(self, images: Tensor, faces: Sequence[FaceTargets], amount: float = 1.0) -> Tensor:
+    def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:
         """Portraits whose regions have the mean and the covariance of the style's colours: a start to paint on.
 
         Args:
             images: (B,3,H,W) in [-1,1].
             faces: B of `describe`, of the same pictures.
-            amount: 0 leaves the pictures as they are, 1 maps their colours all the way.
         """
-        mapped = torch.cat([self._map_colours(*row) for row in zip(images.split(1), faces, strict=True)])
-        return torch.lerp(images, mapped, amount).clamp(-1, 1)
+        mapped = [self._map_colours(*row) for row in zip(images.split(1), faces, strict=True)]
+        return torch.cat(mapped).clamp(-1, 1)
 
     def _map_colours(self, image: Tensor, face: FaceTargets) -> Tensor:
         """One picture with the style's colours, region by region, blended by their masks."""
@@ -194,6 +212,10 @@ class Imagery:
     def _encode_identity(self, images: Tensor, landmarks: Tensor) -> Tensor:
         embeds: Tensor = self.encoder(face_crop(images.float(), landmarks))
         return embeds
+
+
+def _stack_masks(portrait: Portrait) -> Tensor:
+    return torch.stack(list(portrait.draw_masks().values()))[None]
 
 
 def build_patch_bank(style: StyleImage) -> PatchBank:

@@ -25,7 +25,7 @@ from acfun.imagery import TERMS, FaceTargets
 TIME_SPLIT_CENTRE, TIME_SPLIT_WIDTH = 0.45, 0.1
 FACE_TIMESTEPS = (0.15, 0.80)
 STYLE_TIMESTEPS = (0.0, 0.40)
-IMAGERY_SHARE = 0.5
+IMAGERY_SHARE = 0.75
 
 
 @dataclass(frozen=True)

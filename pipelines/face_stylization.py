@@ -162,7 +162,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         face: Faces | None = None,
         face_landmarks: Tensor | None = None,
         negative_prompt: str | Sequence[str] = "",
-        strength: float = 0.6,
+        strength: float = 0.4,
         invert_face: bool = True,
         style_scale: float = 1.0,
         imagery_scale: float = 1.0,
@@ -170,7 +170,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         num_guide_steps: int = NUM_STEPS,
         structure_scale: float = 1.0,
         color_scale: float = 1.0,
-        guidance_scale: float = 1.2,
+        guidance_scale: float = 1.0,
         num_inference_steps: int = 30,
         height: int | None = None,
         width: int | None = None,
@@ -231,16 +231,20 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
         on_steps: list[OnStep] = []
+        imagery = self._load_imagery() if faces is not None and imagery_scale > 0 else None
+        targets: list[FaceTargets] = []
         if faces is None:
             latents = self._draw_latents(latents, len(texts), size, generator)
         else:
-            imagery = self._load_imagery() if num_guide_steps > 0 else None
             if imagery is not None:
-                targets = self._describe_faces(imagery, faces, face_landmarks)
-                guide_scales = {"statistics": imagery_scale, "identity": identity_scale}
-                on_steps.append(
-                    build_imagery_guidance(imagery, targets, self.scheduler, timesteps, guide_scales, num_guide_steps)
-                )
+                portraits = self._place_faces(faces, face_landmarks)
+                targets = [imagery.describe(portrait) for portrait in portraits]
+                faces = torch.cat([imagery.sketch(*known) for known in zip(portraits, targets, strict=True)])
+                if num_guide_steps > 0:
+                    dials = {"statistics": imagery_scale, "identity": identity_scale}
+                    on_steps.append(
+                        build_imagery_guidance(imagery, targets, self.scheduler, timesteps, dials, num_guide_steps)
+                    )
             latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
         # Callbacks of diffusers read and set these.
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
@@ -259,7 +263,11 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
             latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_steps=on_steps)
         if output_type != "latent":
-            latents = self.image_processor.postprocess(decode_latents(self.vae, latents), output_type=output_type)
+            images = decode_latents(self.vae, latents)
+            if imagery is not None:
+                rows = zip(images.clamp(-1, 1).split(1), targets, strict=True)
+                images = torch.cat([imagery.finish(*row) for row in rows])
+            latents = self.image_processor.postprocess(images, output_type=output_type)
         self.maybe_free_model_hooks()
         return StableDiffusionPipelineOutput(images=latents, nsfw_content_detected=None)
 
@@ -291,15 +299,15 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             self._imagery = Imagery(image.to(device), self.vae, encoder)
         return self._imagery
 
-    def _describe_faces(self, imagery: Imagery, faces: Tensor, landmarks: Tensor | None) -> list[FaceTargets]:
-        """What is to be kept of the faces (B,3,H,W)."""
+    def _place_faces(self, faces: Tensor, landmarks: Tensor | None) -> list[Portrait]:
+        """Faces (B,3,H,W) with their landmarks."""
         if landmarks is None:
             finder = load_face_finder().to(faces.device)
             landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
         if len(faces) % len(landmarks):
             raise ValueError(f"face_landmarks has {len(landmarks)} rows for {len(faces)} faces: give one, or one each")
         landmarks = landmarks.to(faces).repeat_interleave(len(faces) // len(landmarks), 0)
-        return [imagery.describe(portrait) for portrait in map(Portrait, faces.split(1), landmarks.split(1))]
+        return list(map(Portrait, faces.split(1), landmarks.split(1)))
 
     def _encode_images(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
         """For loaded IP-Adapters, one tensor each."""

@@ -24,6 +24,8 @@ FLOORS = {
     "acfun.afun": 2,
     "acfun.cfun": 2,
     "acfun.portrait": 2,
+    "acfun.brushwork": 2,
+    "acfun.patches": 2,
     "acfun.imagery": 2,
     "acfun.proportions": 2,
     "acfun.style": 3,

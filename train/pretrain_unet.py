@@ -56,6 +56,7 @@ class UnetConfig:
         caption_dropout: share of samples trained without a caption.
         snr_gamma: where min-SNR cuts; latents whose fine channels are faint need a high one, or they stay noisy.
         timestep_power: timesteps are drawn as T·u^power, u uniform; below 1 the noisier ones, where layout is decided.
+        peak_weight: of `PeakPenalty`.
         ema_decay: of the averaged weights that are exported.
         precision: "bf16" or "no".
         num_threads: CPU threads; 0 leaves torch's own choice.
@@ -73,6 +74,7 @@ class UnetConfig:
     caption_dropout: float = 0.1
     snr_gamma: float = 5.0
     timestep_power: float = 1.0
+    peak_weight: float = 0.01
     ema_decay: float = 0.9995
     precision: str = "bf16"
     num_threads: int = 0
@@ -80,19 +82,49 @@ class UnetConfig:
     seed: int = 0
 
 
+class PeakPenalty:
+    """Keeps single positions from outshining the rest of a UNet's maps on the way up.
+
+    Group normalisation takes the scale out of a map, and a UNet needs it: how large the velocity is depends on the
+    timestep. Left alone it grows one huge position that sets the norm of all others (the droplets of StyleGAN, Karras
+    et al. 2020, https://arxiv.org/abs/1912.04958, section 2), and the picture has a speckle there.
+    """
+
+    LIMIT = 9.0  # of a position's energy, in means of the map
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.excesses: list[Tensor] = []
+        for block in unet.up_blocks:
+            for resnet in block.resnets:
+                resnet.register_forward_hook(self._note)
+
+    def _note(self, module: nn.Module, args: tuple[Tensor, ...], features: Tensor) -> None:
+        if module.training:
+            energy = features.float().square().mean(1).flatten(1)
+            self.excesses.append((energy.amax(1) / energy.mean(1) / self.LIMIT).log().relu().mean())
+
+    def take(self) -> Tensor:
+        """Mean log of the excess over all maps since the last call."""
+        excess = torch.stack(self.excesses).mean()
+        self.excesses.clear()
+        return excess
+
+
 class UnetTrainer(nn.Module):
-    """The UNet and its loss in one module, the one that accelerate prepares."""
+    """The UNet and its losses in one module, the one that accelerate prepares."""
 
     alphas_cumprod: Tensor
 
     def __init__(self, unet: UNet2DConditionModel, alphas_cumprod: Tensor, snr_gamma: float) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.peak_penalty = unet, PeakPenalty(unet)
         self.snr_gamma = snr_gamma
         self.register_buffer("alphas_cumprod", alphas_cumprod)
 
-    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """min-SNR weighted squared error of the velocity, mean over the batch.
+    def forward(
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, prompt_embeds: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """min-SNR weighted squared error of the velocity, mean over the batch, and the excess of `PeakPenalty`.
 
         An error of the velocity is SNR + 1 times the one of x̂0, so the paper's min(SNR, γ) becomes
         (min(SNR, γ) + 1) / (SNR + 1); without that one, the pure noise that sampling starts from is never trained on.
@@ -111,8 +143,8 @@ class UnetTrainer(nn.Module):
         )[0]
         snr = (alphas / (1 - alphas)).flatten()
         weights = (snr.clamp(max=self.snr_gamma) + 1) / (snr + 1)
-        loss: Tensor = (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
-        return loss
+        loss = (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
+        return loss, self.peak_penalty.take() if self.unet.training else torch.zeros_like(loss)
 
 
 def build_unet(config: UnetConfig, latent_channels: int, sample_size: int, text_dim: int) -> UNet2DConditionModel:
@@ -174,21 +206,21 @@ class UnetRun:
         self.unet.load_state_dict(start.state_dict())
         self.ema = pretraining.Ema(self.unet, self.config.ema_decay)
 
-    def step(self, data: Latents, progress: float, generator: torch.Generator) -> float:
-        """Train on one batch; returns the loss."""
+    def step(self, data: Latents, progress: float, generator: torch.Generator) -> dict[str, float]:
+        """Train on one batch; returns the losses."""
         pretraining.set_learning_rate(
             self.optimizer, self.config.learning_rate * pretraining.compute_cosine_scale(progress)
         )
-        loss = self.compute_loss(data, self.config.batch_size, generator)
-        self.accelerator.backward(loss)
+        loss, peak = self.compute_losses(data, self.config.batch_size, generator)
+        self.accelerator.backward(loss + self.config.peak_weight * peak)
         self.accelerator.clip_grad_norm_(self.trainer.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.unet)
-        return float(loss.detach())
+        return {"loss": float(loss.detach()), "peak": float(peak.detach())}
 
-    def compute_loss(self, data: Latents, batch_size: int, generator: torch.Generator) -> Tensor:
-        """Loss of a random batch."""
+    def compute_losses(self, data: Latents, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What `UnetTrainer` makes of a random batch."""
         indices = torch.randint(len(data.latents), (batch_size,), generator=generator)
         latents = data.latents[indices].float()
         noise = torch.randn(latents.shape, generator=generator)
@@ -200,8 +232,10 @@ class UnetRun:
         with torch.no_grad(), self.accelerator.autocast():
             prompt_embeds = encode_tokens(self.neighbours.text_encoder, ids.to(device)).float()
         with self.accelerator.autocast():
-            loss: Tensor = self.trainer(latents.to(device), noise.to(device), timesteps.to(device), prompt_embeds)
-        return loss
+            losses: tuple[Tensor, Tensor] = self.trainer(
+                latents.to(device), noise.to(device), timesteps.to(device), prompt_embeds
+            )
+        return losses
 
     @torch.no_grad()
     def write_sheet(self, path: Path, guidance_scale: float = 3.0, steps: int = 20) -> None:
@@ -245,7 +279,7 @@ def train(args: argparse.Namespace, config: UnetConfig) -> None:
         run.unet.compile()
 
     def step(progress: float) -> tuple[dict[str, float], int]:
-        return {"loss": run.step(data, progress, generator)}, config.batch_size
+        return run.step(data, progress, generator), config.batch_size
 
     def save() -> dict[str, float]:
         finish(run, args.output, state, generator)
@@ -260,7 +294,7 @@ def measure(run: UnetRun, held_out: Latents) -> float:
     """Loss of the averaged weights on held-out people, always on the same noise."""
     generator = torch.Generator().manual_seed(0)
     with run.ema.applied(run.unet):
-        return float(np.mean([float(run.compute_loss(held_out, 32, generator)) for _ in range(4)]))
+        return float(np.mean([float(run.compute_losses(held_out, 32, generator)[0]) for _ in range(4)]))
 
 
 def finish(run: UnetRun, output: Path, state: pretraining.TrainState, generator: torch.Generator) -> None:

@@ -203,12 +203,13 @@ class Ema:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """The module carries the averages inside the `with` block and its own parameters again afterwards."""
-        own = {name: p.detach().clone() for name, p in module.named_parameters()}
-        self.copy_to(module)
+        """The module, in evaluation mode, carries the averages inside the `with` block and is as it was afterwards."""
+        own, is_training = {name: p.detach().clone() for name, p in module.named_parameters()}, module.training
+        self.copy_to(module.eval())
         try:
             yield
         finally:
+            module.train(is_training)
             with torch.no_grad():
                 for name, parameter in module.named_parameters():
                     parameter.copy_(own[name])

@@ -46,7 +46,7 @@ Strength = Annotated[
     typer.Option(
         min=0.05,
         max=1,
-        show_default="0.6",
+        show_default="0.4",
         help="0.05 stays near the photo, 1 starts from noise.",
         rich_help_panel="Sampling",
     ),
@@ -84,7 +84,7 @@ ColorScale = Annotated[
 GuidanceScale = Annotated[
     float | None,
     typer.Option(
-        min=1, max=30, show_default="1.2", help="How closely the prompt is followed.", rich_help_panel="Sampling"
+        min=1, max=30, show_default="1.0", help="How closely the prompt is followed.", rich_help_panel="Sampling"
     ),
 ]
 Steps = Annotated[

@@ -1,0 +1,232 @@
+"""Brushwork: a picture laid out anew from patches of a painting, coarse to fine.
+
+Patch-based synthesis in the line of Kwatra et al. 2005 (texture optimisation), Elad & Milanfar 2017 (style transfer,
+https://arxiv.org/abs/1609.03057), Fišer et al. 2017 (guides for faces) and Granot et al. 2022 (completeness,
+https://arxiv.org/abs/2103.15545): every patch of the picture is replaced by the nearest one of the painting, where
+overlapping ones are averaged, again and again, at each scale. Strokes are the painter's own; what is painted with them
+is the picture's light and shade, the more closely the more there is to see.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from acfun.face.regions import REGIONS
+from acfun.images import resize
+from acfun.patches import PATCH_SIZE, REGION_WEIGHT, Patches, Queries, compute_smooth_luma, unfold
+from acfun.portrait import Portrait, StyleImage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work at one scale.
+
+    Attributes:
+        num_rounds: how often all patches are replaced.
+        stride: of the patches that are replaced, pixels.
+        num_searches: in how many rounds, the first ones, the whole painting is searched; in the others only around what
+            was found before.
+        search_stride: of the painting's patches that are looked at in such a search, pixels.
+    """
+
+    num_rounds: int
+    stride: int
+    num_searches: int
+    search_stride: int
+
+
+COARSEST_SIDE = 64  # the coarsest scale's shorter side is at least this, where the picture's is
+PLANS = (Plan(4, 1, 4, 1), Plan(4, 2, 4, 2), Plan(3, 3, 1, 4))  # coarse to fine; the last one for all further scales
+FINISHING = Plan(3, 2, 1, 3)
+CANVAS_NOISE = 0.3  # on the background at the coarsest scale: a flat wall gives strokes nothing to begin with
+# How closely luma is kept: by what a patch is of, and the more, up to a deviation of FULL_CONTRAST, there is to see.
+LUMA_WEIGHTS = {"skin": 2.0, "eyes": 3.0, "mouth": 3.0, "hair": 1.0, "background": 0.4}
+MIN_LUMA_WEIGHT, MAX_LUMA_WEIGHT, FULL_CONTRAST = 0.5, 5.5, 0.15
+KEPT_SHARES = {"skin": 0.05, "eyes": 0.4, "mouth": 0.4}  # of the picture, in a sketch
+VOTE_SLACK, VOTE_POWER = 0.02, 0.6
+VOTE_WIDTH = 0.3  # deviation of a patch's vote around its centre, in patches
+
+
+class Brushwork:
+    """Lays out pictures from the patches of a style image.
+
+    A style image with a face gives the patches of its head, region to region, and those of the whole painting's
+    background; one without gives all that it has.
+
+    Args:
+        style: the style image.
+    """
+
+    def __init__(self, style: StyleImage) -> None:
+        self.has_face = style.head.landmarks is not None
+        self.style = style
+        self._scales: dict[int, Patches] = {}
+
+    @torch.no_grad()
+    def sketch(self, picture: Tensor, regions: Tensor) -> Tensor:
+        """Lay out a picture anew, coarse to fine.
+
+        Args:
+            picture: (1,3,H,W) in [-1,1], in the painting's colours already.
+            regions: (1,5,H,W) in [0,1], masks of its `REGIONS`.
+
+        Returns:
+            (1,3,H,W) in [-1,1].
+        """
+        height, width = picture.shape[-2:]
+        coarsest = max(0, (min(height, width) // COARSEST_SIDE).bit_length() - 1)
+        canvas, found = None, None
+        for order, scale in enumerate(range(coarsest, -1, -1)):
+            plan = PLANS[min(order, len(PLANS) - 1)]
+            guide = _Guide(_shrink(picture, scale), _shrink_masks(regions, scale), self.has_face, plan.stride)
+            canvas = guide.draw_canvas() if canvas is None else resize(canvas, guide.size)
+            canvas, found = self._work(plan, guide, self._cut(scale), canvas, found)
+        assert canvas is not None
+        return canvas.clamp(-1, 1)
+
+    @torch.no_grad()
+    def finish(self, picture: Tensor, regions: Tensor) -> Tensor:
+        """Go over a picture that is painted already, at the finest scale alone; arguments as for `sketch`."""
+        guide = _Guide(picture, regions, self.has_face, FINISHING.stride, keeps=False)
+        return self._work(FINISHING, guide, self._cut(0), picture, None)[0].clamp(-1, 1)
+
+    def _work(
+        self, plan: Plan, guide: "_Guide", patches: Patches, canvas: Tensor, found: "_Found | None"
+    ) -> tuple[Tensor, "_Found"]:
+        """The rounds at one scale, which go on from what was found at the coarser one."""
+        for index in range(plan.num_rounds):
+            queries = guide.describe(canvas, patches)
+            candidates = []
+            if index < plan.num_searches:
+                candidates.append(patches.search(queries, plan.search_stride)[:, None])
+            if found is not None and plan.num_searches < plan.num_rounds:
+                candidates.append(guide.propose(found, patches))
+            found = _Found(guide, patches, patches.refine(queries, torch.cat(candidates, 1)))
+            canvas = guide.vote(found, queries)
+        assert found is not None
+        return canvas, found
+
+    def _cut(self, scale: int) -> Patches:
+        """Patches of the style image, smaller by two to the power of `scale`."""
+        if scale not in self._scales:
+            portraits = (self.style.head, self.style.painting) if self.has_face else (self.style.painting,)
+            self._scales[scale] = Patches([_cut_source(portrait, scale) for portrait in portraits])
+        return self._scales[scale]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found for each patch of a guide: indices (Q,) of the painting's patches."""
+
+    guide: "_Guide"
+    patches: Patches
+    indices: Tensor
+
+
+class _Guide:
+    """What a picture asks of each patch of the canvas at one scale.
+
+    Args:
+        wanted: (1,3,h,w).
+        masks: (1,5,h,w).
+        uses_regions: whether the painting has regions too.
+        stride: of the patches that are replaced.
+        keeps: whether eyes and mouth are in part left as they are.
+    """
+
+    def __init__(self, wanted: Tensor, masks: Tensor, uses_regions: bool, stride: int, *, keeps: bool = True) -> None:
+        self.size, self.stride = (wanted.shape[-2], wanted.shape[-1]), stride
+        self.padding = PATCH_SIZE // 2
+        self.grid = tuple(-(-(side - 1) // stride) + 1 for side in self.size)
+        self.wanted, self.background = wanted, masks[:, REGIONS.index("background"), None]
+        self.luma = self._unfold(compute_smooth_luma(wanted))
+        self.masks = self._unfold_means(masks)
+        weights = masks.new_tensor([LUMA_WEIGHTS[name] for name in REGIONS])
+        contrast = (self.luma.std(1) * PATCH_SIZE / FULL_CONTRAST).clamp(max=1)
+        self.weights = torch.lerp(
+            contrast.new_tensor(MIN_LUMA_WEIGHT), contrast.new_tensor(MAX_LUMA_WEIGHT), contrast
+        ) * (self.masks @ weights)
+        self.regions = REGION_WEIGHT * self.masks * float(uses_regions)
+        kept = masks.new_tensor([KEPT_SHARES.get(name, 0.0) for name in REGIONS])
+        self.kept = float(keeps) * torch.einsum("brhw,r->bhw", masks, kept)[:, None]
+        along = torch.arange(PATCH_SIZE, device=wanted.device) - PATCH_SIZE // 2
+        bell = torch.exp(-0.5 * (along / (VOTE_WIDTH * PATCH_SIZE)).square())
+        self.window = (bell[:, None] * bell).flatten()
+
+    def describe(self, canvas: Tensor, patches: Patches) -> Queries:
+        """What the patches of the canvas (1,3,h,w) look for."""
+        appearance = torch.cat([patches.colour_basis(self._unfold(canvas)), self.regions], 1)
+        return Queries(appearance, patches.luma_basis(self.luma), self.weights)
+
+    def propose(self, found: _Found, patches: Patches) -> Tensor:
+        """Candidates (Q,9): where the patches around each one were found, at this scale or the next coarser one."""
+        guide = found.guide
+        factor = 1 if guide is self else 2
+        centre = (factor - 1) * (PATCH_SIZE // 2)
+        rows, columns = (torch.arange(count, device=patches.values.device) * self.stride for count in self.grid)
+        source, row, column = (part.view(guide.grid) for part in found.patches.locate(found.indices))
+        proposals = []
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                nearest_row = (rows // (factor * guide.stride) + down).clamp(0, guide.grid[0] - 1)
+                nearest_column = (columns // (factor * guide.stride) + right).clamp(0, guide.grid[1] - 1)
+                at = (nearest_row[:, None], nearest_column)
+                moved_row = factor * row[at] + centre + (rows - factor * guide.stride * nearest_row)[:, None]
+                moved_column = factor * column[at] + centre + columns - factor * guide.stride * nearest_column
+                proposals.append(patches.index(source[at], moved_row, moved_column).flatten())
+        return torch.stack(proposals, 1)
+
+    def draw_canvas(self) -> Tensor:
+        """A canvas (1,3,h,w) to begin with: the picture, with noise on its background."""
+        noise = torch.randn(self.wanted.shape, generator=torch.Generator().manual_seed(0)).to(self.wanted)
+        return self.wanted + CANVAS_NOISE * self.background * noise
+
+    def vote(self, found: _Found, queries: Queries) -> Tensor:
+        """The canvas (1,3,h,w) as the patches that were found say, the nearer ones and their centres more loudly."""
+        patches, indices = found.patches, found.indices
+        distances = patches.measure(queries, indices[:, None])[:, 0]
+        loudness = (distances + VOTE_SLACK).pow(-VOTE_POWER)[:, None] * self.window
+        total = self._fold(loudness)
+        values = patches.values[indices].unflatten(1, (self.wanted.shape[1], -1)) * PATCH_SIZE
+        painted = self._fold((values * loudness[:, None]).flatten(1)) / total
+        return torch.lerp(painted, self.wanted, self.kept)
+
+    def _unfold(self, maps: Tensor) -> Tensor:
+        """Patches (Q,C·k²) of (1,C,h,w), divided by the patch size; edges are repeated outwards."""
+        rest = [(count - 1) * self.stride + 1 - side for count, side in zip(self.grid, self.size, strict=True)]
+        padding = (self.padding, self.padding + rest[1], self.padding, self.padding + rest[0])
+        return unfold(F.pad(maps, padding, mode="replicate"), self.stride)
+
+    def _unfold_means(self, maps: Tensor) -> Tensor:
+        """Means (Q,C) of patches of (1,C,h,w)."""
+        means: Tensor = self._unfold(maps).unflatten(1, (maps.shape[1], -1)).mean(-1)
+        return PATCH_SIZE * means
+
+    def _fold(self, patches: Tensor) -> Tensor:
+        """Sums (1,C,h,w) of overlapping patches (Q,C·k²)."""
+        reach = [(count - 1) * self.stride + 1 + 2 * self.padding for count in self.grid]
+        folded = F.fold(patches.T[None], (reach[0], reach[1]), PATCH_SIZE, stride=self.stride)
+        height, width = self.size
+        sums: Tensor = folded[..., self.padding : self.padding + height, self.padding : self.padding + width]
+        return sums
+
+
+def _shrink(image: Tensor, scale: int) -> Tensor:
+    return resize(image, _scale_size(image, scale)) if scale else image
+
+
+def _shrink_masks(masks: Tensor, scale: int) -> Tensor:
+    return F.adaptive_avg_pool2d(masks, _scale_size(masks, scale))
+
+
+def _scale_size(image: Tensor, scale: int) -> tuple[int, int]:
+    height, width = (max(PATCH_SIZE, side >> scale) for side in image.shape[-2:])
+    return height, width
+
+
+def _cut_source(portrait: Portrait, scale: int) -> tuple[Tensor, Tensor | None]:
+    masks = portrait.draw_masks()
+    regions = _shrink_masks(torch.stack(list(masks.values()))[None], scale) if masks else None
+    return _shrink(portrait.image, scale), regions

@@ -1,0 +1,153 @@
+"""All patches of a painting at one scale, and the search for the nearest of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from acfun.face.regions import REGIONS
+from acfun.images import compute_luma
+
+PATCH_SIZE = 7
+NUM_COLOUR_COMPONENTS, NUM_LUMA_COMPONENTS = 48, 16
+REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
+FULL_BACKGROUND = 0.9  # of the pixels of a patch that counts as background
+SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
+MAX_COMPLETENESS_QUERIES = 1500
+QUERIES_PER_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What Q patches look for: appearance (Q,A), luma (Q,L), and how much the luma counts (Q,)."""
+
+    appearance: Tensor
+    luma: Tensor
+    weights: Tensor
+
+    @property
+    def energy(self) -> Tensor:
+        """Squared lengths (Q,), luma weighted."""
+        return self.appearance.square().sum(1) + self.weights * self.luma.square().sum(1)
+
+
+class Patches:
+    """All N patches of the painting at one scale, from one or two pictures; the second only where it is background.
+
+    Args:
+        sources: (picture (1,3,h,w), masks of its regions (1,5,h,w) or None) each.
+    """
+
+    def __init__(self, sources: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+        self.shapes = [(image.shape[-2] - PATCH_SIZE + 1, image.shape[-1] - PATCH_SIZE + 1) for image, _ in sources]
+        counts = [height * width for height, width in self.shapes]
+        self.starts = [sum(counts[:index]) for index in range(len(counts))]
+        self.values = torch.cat([unfold(image) for image, _ in sources])
+        lumas = torch.cat([unfold(compute_smooth_luma(image)) for image, _ in sources])
+        masks = torch.cat([_pool_regions(image, regions) for image, regions in sources])
+        self.is_open = torch.ones(len(self.values), dtype=torch.bool, device=self.values.device)
+        if len(sources) == 2 and sources[1][1] is not None:
+            background = masks[self.starts[1] :, REGIONS.index("background")]
+            self.is_open[self.starts[1] :] = background > FULL_BACKGROUND * REGION_WEIGHT
+        self.colour_basis = _Basis(self.values[self.is_open], NUM_COLOUR_COMPONENTS)
+        self.luma_basis = _Basis(lumas[self.is_open], NUM_LUMA_COMPONENTS)
+        self.appearance = torch.cat([self.colour_basis(self.values), masks], 1)
+        self.luma = self.luma_basis(lumas)
+
+    def search(self, queries: Queries, stride: int) -> Tensor:
+        """Indices (Q,) of the nearest among every `stride`-th patch both ways; those that nothing resembles go first.
+
+        Notation: slack → α, with which the squared distance d(q,k) counts as d(q,k) / (α + min over q' of d(q',k))
+        (Granot et al. 2022, equation 2).
+        """
+        keys = self._select(stride)
+        appearance, luma = self.appearance[keys], self.luma[keys]
+        norms = torch.stack([appearance.square().sum(1), luma.square().sum(1)], 1)
+        # |a − a'|² + w |l − l'|² as one product of matrices.
+        left = torch.cat([appearance, luma, norms], 1)
+
+        def extend(rows: slice) -> Tensor:
+            weights = queries.weights[rows, None]
+            wanted = [-2 * queries.appearance[rows], -2 * weights * queries.luma[rows]]
+            return torch.cat([*wanted, torch.ones_like(weights), weights], 1)
+
+        step = max(1, len(queries.weights) // MAX_COMPLETENESS_QUERIES)
+        sample = slice(None, None, step)
+        nearest = (extend(sample) @ left.T + queries.energy[sample, None]).amin(0).clamp(min=0)
+        slack = 1 / (nearest + SLACK)
+        left = torch.cat([left, torch.ones_like(left[:, :1])], 1) * slack[:, None]
+        found = []
+        for start in range(0, len(queries.weights), QUERIES_PER_CHUNK):
+            rows = slice(start, start + QUERIES_PER_CHUNK)
+            found.append((torch.cat([extend(rows), queries.energy[rows, None]], 1) @ left.T).argmin(1))
+        return keys[torch.cat(found)]
+
+    def _select(self, stride: int) -> Tensor:
+        parts = []
+        for start, (height, width) in zip(self.starts, self.shapes, strict=True):
+            grid = torch.arange(height * width, device=self.values.device).view(height, width)[::stride, ::stride]
+            parts.append(start + grid.flatten())
+        keys = torch.cat(parts)
+        return keys[self.is_open[keys]]
+
+    def refine(self, queries: Queries, candidates: Tensor) -> Tensor:
+        """Indices (Q,) of the nearest of each patch's own candidates (Q,C)."""
+        distances = self.measure(queries, candidates).masked_fill(~self.is_open[candidates], float("inf"))
+        return candidates.gather(1, distances.argmin(1, keepdim=True))[:, 0]
+
+    def measure(self, queries: Queries, indices: Tensor) -> Tensor:
+        """Squared distances (Q,C) to patches (Q,C)."""
+        apart = (self.appearance[indices] - queries.appearance[:, None]).square().sum(-1)
+        return apart + queries.weights[:, None] * (self.luma[indices] - queries.luma[:, None]).square().sum(-1)
+
+    def locate(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(source, row, column) of patches, in the shape of `indices`."""
+        source = torch.zeros_like(indices)
+        row, column = torch.zeros_like(indices), torch.zeros_like(indices)
+        for index, (start, (_, width)) in enumerate(zip(self.starts, self.shapes, strict=True)):
+            is_here, rest = indices >= start, indices - start
+            source = torch.where(is_here, index, source)
+            row, column = torch.where(is_here, rest // width, row), torch.where(is_here, rest % width, column)
+        return source, row, column
+
+    def index(self, source: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """The inverse of `locate`; places beyond an edge become those at it."""
+        indices = torch.zeros_like(source)
+        for index, (start, (height, width)) in enumerate(zip(self.starts, self.shapes, strict=True)):
+            here = start + row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            indices = torch.where(source == index, here, indices)
+        return indices
+
+
+class _Basis:
+    """The first principal components of (N,D) rows."""
+
+    def __init__(self, rows: Tensor, count: int) -> None:
+        self.mean = rows.mean(0)
+        centred = rows - self.mean
+        self.directions = torch.linalg.eigh(centred.T @ centred / len(rows))[1].flip(1)[:, :count]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(Q,D) → (Q,min(D,count))."""
+        scores: Tensor = (rows - self.mean) @ self.directions
+        return scores
+
+
+def unfold(maps: Tensor, stride: int = 1) -> Tensor:
+    """Patches (N,C·k²) of (1,C,h,w), divided by the patch size, so that distances are means over a patch's pixels."""
+    return F.unfold(maps, PATCH_SIZE, stride=stride)[0].T / PATCH_SIZE
+
+
+def compute_smooth_luma(image: Tensor) -> Tensor:
+    """Luma (1,1,h,w) of (1,3,h,w), averaged over 3×3 pixels."""
+    return F.avg_pool2d(F.pad(compute_luma(image)[:, None], (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
+def _pool_regions(image: Tensor, regions: Tensor | None) -> Tensor:
+    """What patches of a picture are of, (N,5), weighted; all zero where nothing is known."""
+    if regions is None:
+        height, width = image.shape[-2:]
+        return image.new_zeros((height - PATCH_SIZE + 1) * (width - PATCH_SIZE + 1), len(REGIONS))
+    return REGION_WEIGHT * F.avg_pool2d(regions, PATCH_SIZE, 1)[0].flatten(1).T

@@ -1,0 +1,118 @@
+"""Brushwork: pictures made of nothing but a painting's patches, the same every time, at any size."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from acfun.brushwork import Brushwork
+from acfun.face.regions import REGIONS, draw_regions
+from acfun.patches import PATCH_SIZE, Patches, Queries
+from acfun.portrait import Portrait, StyleImage, place_mean_face
+
+SIZE = 128
+
+
+def make_picture(seed: int, size: tuple[int, int] = (SIZE, SIZE), cells: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, 3, cells, cells), generator=generator) * 2 - 1
+    return F.interpolate(coarse, size, mode="bicubic").clamp(-1, 1)
+
+
+def make_style(picture: Tensor, *, has_face: bool) -> StyleImage:
+    portrait = Portrait(picture, place_mean_face(SIZE)[None] if has_face else None)
+    return StyleImage(portrait, portrait, 1.0)
+
+
+def make_regions(size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
+    return draw_regions(place_mean_face(min(size))[None], size)
+
+
+def make_queries(patches: Patches, indices: Tensor) -> Queries:
+    return Queries(patches.appearance[indices], patches.luma[indices], torch.ones(len(indices)))
+
+
+@pytest.mark.parametrize("has_face", [True, False])
+def test_a_sketch_has_the_paintings_colours_and_the_pictures_light(has_face: bool) -> None:
+    hue = torch.tensor([1.0, 0.8, 0.2])[None, :, None, None]
+    painting = hue * torch.linspace(-0.9, 0.9, SIZE)[:, None].expand(1, 3, SIZE, SIZE)
+    picture = make_picture(1)
+    sketch = Brushwork(make_style(painting, has_face=has_face)).sketch(picture, make_regions())
+    assert sketch.shape == picture.shape
+    background = make_regions()[0, REGIONS.index("background")] > 0.99
+    colours = sketch[0][:, background]
+    along = (colours * hue[0, :, :, 0]).sum(0) / hue.square().sum()
+    # All on one line, as the painting's are.
+    torch.testing.assert_close(colours, along * hue[0, :, :, 0], atol=0.05, rtol=0)
+    shades = [
+        (image * torch.tensor([0.3, 0.6, 0.1])[:, None, None]).sum((0, 1)).flatten() for image in (sketch, picture)
+    ]
+    assert float(torch.corrcoef(torch.stack(shades))[0, 1]) > 0.4
+
+
+def test_a_painting_is_its_own_finish() -> None:
+    painting = make_picture(2)
+    finished = Brushwork(make_style(painting, has_face=False)).finish(painting, make_regions())
+    assert float((finished - painting).abs().mean()) < 0.05
+
+
+def test_blurred_strokes_come_back() -> None:
+    painting = make_picture(3, cells=32)
+    blurred = F.interpolate(F.avg_pool2d(painting, 4), SIZE, mode="bilinear")
+    finished = Brushwork(make_style(painting, has_face=False)).finish(blurred, make_regions())
+    before, after = (float((image - painting).square().mean()) for image in (blurred, finished))
+    assert after < before
+
+
+@pytest.mark.parametrize("size", [(64, 96), (40, 56), (256, 128)])
+def test_any_size_is_painted_the_same_way_twice(size: tuple[int, int]) -> None:
+    brushwork, picture = Brushwork(make_style(make_picture(4), has_face=True)), make_picture(5, size)
+    state = torch.random.get_rng_state()
+    sketch = brushwork.sketch(picture, make_regions(size))
+    assert sketch.shape == picture.shape
+    assert sketch.isfinite().all()
+    assert float(sketch.abs().max()) <= 1
+    assert torch.equal(brushwork.sketch(picture, make_regions(size)), sketch)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_search_finds_a_patch_that_is_there() -> None:
+    patches = Patches([(make_picture(6), None), (make_picture(7, (64, 80)), None)])
+    indices = torch.tensor([0, 77, 5000, len(patches.values) - 1])
+    assert torch.equal(patches.search(make_queries(patches, indices), 1), indices)
+
+
+def test_patches_that_nothing_resembles_are_favoured() -> None:
+    """Of two patches almost equally far, the one wins that no other query comes near."""
+    patches = Patches([(make_picture(8, (16, 16)), None)])
+    near, far = 11, 60
+    patches.appearance.zero_()
+    patches.luma.zero_()
+    patches.is_open[:] = False
+    patches.is_open[[near, far]] = True
+    patches.appearance[near, 0], patches.appearance[far, 0] = 1.0, -1.05
+    appearance = torch.zeros(2, patches.appearance.shape[1])
+    appearance[1, 0] = 1.0
+    queries = Queries(appearance, torch.zeros(2, patches.luma.shape[1]), torch.ones(2))
+    assert patches.search(queries, 1).tolist() == [far, near]
+    assert patches.refine(queries, torch.tensor([[near, far], [near, far]])).tolist() == [near, near]
+
+
+def test_places_are_found_again() -> None:
+    patches = Patches([(make_picture(9, (32, 40)), None), (make_picture(10, (24, 24)), None)])
+    indices = torch.arange(len(patches.values))
+    source, row, column = patches.locate(indices)
+    assert torch.equal(patches.index(source, row, column), indices)
+    assert source.bincount().tolist() == [(32 - PATCH_SIZE + 1) * (40 - PATCH_SIZE + 1), (24 - PATCH_SIZE + 1) ** 2]
+    beyond = patches.index(torch.tensor([1]), torch.tensor([99]), torch.tensor([-5]))
+    assert [int(part) for part in patches.locate(beyond)] == [1, 24 - PATCH_SIZE, 0]
+
+
+def test_the_whole_painting_gives_its_background_alone() -> None:
+    masks = torch.zeros(1, len(REGIONS), 32, 32)
+    masks[:, REGIONS.index("skin"), :, :16] = 1
+    masks[:, REGIONS.index("background"), :, 16:] = 1
+    patches = Patches([(make_picture(11, (32, 32)), masks), (make_picture(12, (32, 32)), masks)])
+    source, _, column = patches.locate(torch.arange(len(patches.values)))
+    assert bool(patches.is_open[source == 0].all())
+    assert torch.equal(patches.is_open[source == 1], column[source == 1] >= 16)
