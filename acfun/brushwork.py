@@ -42,7 +42,7 @@ PLANS = (Plan(4, 1, 4, 1), Plan(4, 2, 4, 2), Plan(3, 3, 1, 4))  # coarse to fine
 FINISHING = Plan(3, 2, 1, 3)
 CANVAS_NOISE = 0.3  # on the background at the coarsest scale: a flat wall gives strokes nothing to begin with
 # How closely luma is kept: by what a patch is of, and the more, up to a deviation of FULL_CONTRAST, there is to see.
-LUMA_WEIGHTS = {"skin": 2.0, "eyes": 3.0, "mouth": 3.0, "hair": 1.0, "background": 0.4}
+LUMA_WEIGHTS = {"skin": 2.0, "eyes": 3.0, "mouth": 3.0, "hair": 1.0, "body": 0.6, "background": 0.4}
 MIN_LUMA_WEIGHT, MAX_LUMA_WEIGHT, FULL_CONTRAST = 0.5, 5.5, 0.15
 KEPT_SHARES = {"skin": 0.05, "eyes": 0.4, "mouth": 0.4}  # of the picture, in a sketch
 VOTE_SLACK, VOTE_POWER = 0.02, 0.6
@@ -70,7 +70,7 @@ class Brushwork:
 
         Args:
             picture: (1,3,H,W) in [-1,1], in the painting's colours already.
-            regions: (1,5,H,W) in [0,1], masks of its `REGIONS`.
+            regions: (1,6,H,W) in [0,1], masks of its `REGIONS`.
 
         Returns:
             (1,3,H,W) in [-1,1].
@@ -130,7 +130,7 @@ class _Guide:
 
     Args:
         wanted: (1,3,h,w).
-        masks: (1,5,h,w).
+        masks: (1,6,h,w).
         uses_regions: whether the painting has regions too.
         stride: of the patches that are replaced.
         keeps: whether eyes and mouth are in part left as they are.

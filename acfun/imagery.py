@@ -21,7 +21,7 @@ NUM_SCALES = 3
 NUM_DIRECTIONS = 48
 MIN_REGION_PATCHES = 24
 BLEND = 7  # pixels on either side of a region's edge where recoloured regions run into each other
-SCENE_REGIONS = (WHOLE, "background")  # taken from the whole painting rather than from around the painted face
+SCENE_REGIONS = (WHOLE, "body", "background")  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
 NEIGHBOURS = {
@@ -29,7 +29,8 @@ NEIGHBOURS = {
     "mouth": ("skin", "hair"),
     "skin": ("hair", "background"),
     "hair": ("background", "skin"),
-    "background": ("hair", "skin"),
+    "body": ("background", "hair"),
+    "background": ("body", "hair", "skin"),
 }
 TERMS = frozenset({"statistics", "gram", "structure", "shading", "identity"})
 

@@ -13,7 +13,7 @@ from acfun.images import compute_luma
 PATCH_SIZE = 7
 NUM_COLOUR_COMPONENTS, NUM_LUMA_COMPONENTS = 48, 16
 REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
-FULL_BACKGROUND = 0.9  # of the pixels of a patch that counts as background
+SCENE_REGIONS, MIN_SCENE_SHARE = ("body", "background"), 0.9
 SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
 MAX_COMPLETENESS_QUERIES = 1500
 QUERIES_PER_CHUNK = 1024
@@ -34,10 +34,10 @@ class Queries:
 
 
 class Patches:
-    """All N patches of the painting at one scale, from one or two pictures; the second only where it is background.
+    """All N patches of the painting at one scale, from one or two pictures; the second only what is around a head.
 
     Args:
-        sources: (picture (1,3,h,w), masks of its regions (1,5,h,w) or None) each.
+        sources: (picture (1,3,h,w), masks of its regions (1,6,h,w) or None) each.
     """
 
     def __init__(self, sources: Sequence[tuple[Tensor, Tensor | None]]) -> None:
@@ -49,8 +49,8 @@ class Patches:
         masks = torch.cat([_pool_regions(image, regions) for image, regions in sources])
         self.is_open = torch.ones(len(self.values), dtype=torch.bool, device=self.values.device)
         if len(sources) == 2 and sources[1][1] is not None:
-            background = masks[self.starts[1] :, REGIONS.index("background")]
-            self.is_open[self.starts[1] :] = background > FULL_BACKGROUND * REGION_WEIGHT
+            scene = masks[self.starts[1] :, [REGIONS.index(name) for name in SCENE_REGIONS]].sum(1)
+            self.is_open[self.starts[1] :] = scene > MIN_SCENE_SHARE * REGION_WEIGHT
         self.colour_basis = _Basis(self.values[self.is_open], NUM_COLOUR_COMPONENTS)
         self.luma_basis = _Basis(lumas[self.is_open], NUM_LUMA_COMPONENTS)
         self.appearance = torch.cat([self.colour_basis(self.values), masks], 1)
@@ -146,7 +146,7 @@ def compute_smooth_luma(image: Tensor) -> Tensor:
 
 
 def _pool_regions(image: Tensor, regions: Tensor | None) -> Tensor:
-    """What patches of a picture are of, (N,5), weighted; all zero where nothing is known."""
+    """What patches of a picture are of, (N,6), weighted; all zero where nothing is known."""
     if regions is None:
         height, width = image.shape[-2:]
         return image.new_zeros((height - PATCH_SIZE + 1) * (width - PATCH_SIZE + 1), len(REGIONS))

@@ -108,7 +108,7 @@ def test_places_are_found_again() -> None:
     assert [int(part) for part in patches.locate(beyond)] == [1, 24 - PATCH_SIZE, 0]
 
 
-def test_the_whole_painting_gives_its_background_alone() -> None:
+def test_the_whole_painting_gives_what_is_around_the_head() -> None:
     masks = torch.zeros(1, len(REGIONS), 32, 32)
     masks[:, REGIONS.index("skin"), :, :16] = 1
     masks[:, REGIONS.index("background"), :, 16:] = 1

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from acfun.face.regions import REGIONS
 from acfun.images import tensor_to_pil
 from acfun.photo import shape_faces
 from acfun.portrait import Portrait, StyleImage, place_mean_face
@@ -105,6 +106,6 @@ def test_a_style_image_survives_its_file_form_exactly() -> None:
     assert again.head.landmarks is not None
     assert again.score == 0.5
     assert torch.equal(again.head.landmarks, place_mean_face(32).half().float()[None])
-    assert set(again.head.draw_masks()) == {"skin", "eyes", "mouth", "hair", "background"}
+    assert set(again.head.draw_masks()) == set(REGIONS)
     assert tensor_to_pil(again.head.image).size == (32, 32)
     assert StyleImage.from_tensors({}) is None

@@ -4,21 +4,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-REGIONS = ("skin", "eyes", "mouth", "hair", "background")
+REGIONS = ("skin", "eyes", "mouth", "hair", "body", "background")
 FACE_OVAL = (*range(125, 134), *range(144, 133, -1))
 EYE_CONTOURS = ((18, 34, 35, 36, 37, 38, 22, 30, 29, 28), (23, 39, 40, 41, 42, 43, 27, 33, 32, 31))
 BROW_CONTOURS = ((71, 72, 73, 74, 75, 76, 84, 83), (77, 78, 79, 80, 81, 82, 86, 85))
 MOUTH_CONTOUR = (*range(87, 94), *range(108, 103, -1))
 HAIR_CONTOUR = tuple(range(145, 158))
 NECK_CONTOUR = (*range(125, 134), 157, 184, 183, 145)
+NECK_SIDES = (145, 183, 184, 157)
+# From either side of the neck: distances outwards and down, in pupil distances.
+SHOULDERS = ((0.5, 0.15), (1.3, 0.6), (2.2, 2.0), (2.5, 12.0))
 _MIN_DRAWN_SIZE = 96
 
 
 def draw_regions(landmarks: Tensor, image_size: tuple[int, int], size: tuple[int, int] | None = None) -> Tensor:
     """Draw the `REGIONS` of faces; at each pixel they sum to one.
 
-    Skin is the oval of the face without eyes, brows and mouth; the eyes have their brows; hair is what the
-    outline of the head holds besides; the neck belongs to the background.
+    Skin is the oval of the face, without eyes, brows and mouth, and the neck; the eyes have their brows; hair is what
+    the outline of the head holds besides; the body is where shoulders and clothes must be, below the neck.
 
     Args:
         landmarks: (B,189,2) pixels of the images.
@@ -26,7 +29,7 @@ def draw_regions(landmarks: Tensor, image_size: tuple[int, int], size: tuple[int
         size: (height, width) of the masks, e.g. that of latents; `image_size` when None.
 
     Returns:
-        (B,5,*size) in [0,1].
+        (B,6,*size) in [0,1].
     """
     height, width = size or image_size
     samples = max(1, -(-_MIN_DRAWN_SIZE // min(height, width)))
@@ -38,16 +41,26 @@ def draw_regions(landmarks: Tensor, image_size: tuple[int, int], size: tuple[int
         masks = [draw_polygon(points[:, list(contour)], drawn) for contour in contours]
         return torch.stack(masks).amax(0)
 
-    eyes = fill(*EYE_CONTOURS, *BROW_CONTOURS)
-    layers = (eyes, fill(MOUTH_CONTOUR), fill(FACE_OVAL), fill(HAIR_CONTOUR) * (1 - fill(NECK_CONTOUR)))
+    eyes, body = fill(*EYE_CONTOURS, *BROW_CONTOURS), draw_polygon(_outline_body(points), drawn)
+    layers = (eyes, fill(MOUTH_CONTOUR), fill(FACE_OVAL, NECK_CONTOUR), fill(HAIR_CONTOUR), body)
     uncovered = torch.ones_like(eyes)
     seen = []
     for layer in layers:
         seen.append(layer * uncovered)
         uncovered = uncovered * (1 - layer)
-    visible_eyes, mouth, skin, hair = seen
-    masks = torch.stack([skin, visible_eyes, mouth, hair, uncovered], 1)
+    visible_eyes, mouth, skin, hair, visible_body = seen
+    masks = torch.stack([skin, visible_eyes, mouth, hair, visible_body, uncovered], 1)
     return F.avg_pool2d(masks, samples) if samples > 1 else masks
+
+
+def _outline_body(points: Tensor) -> Tensor:
+    """Corners (B,N,2) of the body below the neck of (B,189,2) landmarks."""
+    right = points[:, 1] - points[:, 0]
+    down = torch.stack([-right[:, 1], right[:, 0]], 1)
+    neck = points[:, list(NECK_SIDES)]
+    near = [neck[:, 3] + out * right + fall * down for out, fall in SHOULDERS]
+    far = [neck[:, 0] - out * right + fall * down for out, fall in reversed(SHOULDERS)]
+    return torch.cat([neck, torch.stack([*near, *far], 1)], 1)
 
 
 def draw_polygon(points: Tensor, size: tuple[int, int]) -> Tensor:

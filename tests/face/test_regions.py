@@ -39,7 +39,10 @@ def test_regions_lie_where_they_are_named(landmarks: Tensor) -> None:
     assert masks["mouth"][170, 128] == 1
     assert masks["skin"][145, 128] == 1
     assert masks["hair"][30, 128] == 1
+    assert masks["skin"][242, 128] == 1
+    assert masks["body"][254, 30] == 1
     assert masks["background"][5, 5] == 1
+    assert masks["background"][200, 20] == 1
 
 
 def test_small_masks_keep_the_area_of_large_ones(landmarks: Tensor) -> None:
