@@ -42,10 +42,13 @@ class Variant:
     sampling: dict[str, Any]
 
 
-UNGUIDED: dict[str, Any] = {"num_guide_steps": 0}
+# What the fit alone makes of the noised photograph: no sketch, no guide, no finish.
+UNGUIDED: dict[str, Any] = {"imagery_scale": 0.0, "strength": 0.6, "guidance_scale": 1.2}
 VARIANTS = {
     "default": Variant({}, {}),
-    "guide alone": Variant({}, {"style_scale": 0.0}),
+    "no fit": Variant({}, {"style_scale": 0.0}),
+    "no guide": Variant({}, {"num_guide_steps": 0}),
+    "brushwork alone": Variant({}, {"style_scale": 0.0, "num_guide_steps": 0, "strength": 0.05}),
     "imagery, guided": Variant({"objective": "imagery"}, {}),
     "pseudo_pair": Variant({}, UNGUIDED),
     "imagery": Variant({"objective": "imagery"}, UNGUIDED),
@@ -121,14 +124,14 @@ def paint(base: Base, scene: Scene, style: Style, options: dict[str, Any], seed:
     return images * 2 - 1
 
 
-def measure(encoder: IdentityEncoder, scene: Scene, results: Tensor) -> list[dict[str, float]]:
+def measure(base: Base, encoder: IdentityEncoder, scene: Scene, results: Tensor) -> list[dict[str, float]]:
     """The metrics of each result."""
     count = len(results)
     embeds = features.extract_identity(encoder, results, scene.truth_landmarks)
     person = features.extract_identity(encoder, scene.faces, scene.landmarks)
     sitter = features.extract_identity(encoder, scene.style, scene.style_landmarks).expand(count, -1)
-    stages, truth = (features.extract_stages(encoder, images) for images in (results, scene.truths))
-    style = [stage.expand(count, -1, -1, -1) for stage in features.extract_stages(encoder, scene.style)]
+    stages, truth = (features.extract_stages(base.vae, images) for images in (results, scene.truths))
+    style = [stage.expand(count, -1, -1, -1) for stage in features.extract_stages(base.vae, scene.style)]
     palette, lab = features.extract_lab(scene.style), [features.extract_lab(image) for image in results]
     luminance = [features.extract_luminance(images) for images in (results, scene.faces, scene.style, scene.truths)]
     columns = {
@@ -169,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
                 results = paint(base, scene, styles[key], options, args.seed)
             rows = [
                 {"variant": variant, "style": name, "person": person, "seed": args.seed, **figures}
-                for person, figures in enumerate(measure(encoder, scene, results))
+                for person, figures in enumerate(measure(base, encoder, scene, results))
             ]
             save_image(tensor_to_pil(results[:1]), args.output / f"{name}-{variant}.png")
             with path.open("a", encoding="utf-8") as file:

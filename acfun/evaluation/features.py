@@ -1,11 +1,13 @@
 """Extractors: from images (B,3,H,W) in [-1,1] to what metrics compare; each does its own resizing."""
 
 import torch
+from diffusers import AutoencoderKL
 from skimage.color import rgb2lab
 from torch import Tensor
 
+from acfun.base.vae_features import encode_features
 from acfun.face.align import face_crop
-from acfun.face.identity import FeatureStages, IdentityEncoder
+from acfun.face.identity import IdentityEncoder
 from acfun.images import compute_luma, resize, tensor_to_array
 
 STRUCTURE_SIZE = 64
@@ -19,10 +21,9 @@ def extract_identity(encoder: IdentityEncoder, images: Tensor, landmarks: Tensor
 
 
 @torch.no_grad()
-def extract_stages(encoder: IdentityEncoder, images: Tensor, size: int = 256) -> list[Tensor]:
-    """Feature maps of the identity encoder's convolutional stages for whole pictures of `size` pixels."""
-    stages: list[Tensor] = FeatureStages(encoder)(resize(images, size))
-    return stages
+def extract_stages(vae: AutoencoderKL, images: Tensor, size: int = 256) -> list[Tensor]:
+    """Feature maps of the VAE encoder's stages for whole pictures of `size` pixels: they see colour and paint."""
+    return encode_features(vae, resize(images, size))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from acfun.face.regions import EYE_CONTOURS, FACE_OVAL, MOUTH_CONTOUR, REGIONS, draw_polygon, draw_regions
+from acfun.portrait import place_mean_face
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,14 @@ def test_regions_lie_where_they_are_named(landmarks: Tensor) -> None:
     assert masks["mouth"][170, 128] == 1
     assert masks["skin"][145, 128] == 1
     assert masks["hair"][30, 128] == 1
-    assert masks["skin"][242, 128] == 1
-    assert masks["body"][254, 30] == 1
     assert masks["background"][5, 5] == 1
-    assert masks["background"][200, 20] == 1
+
+
+def test_the_neck_is_skin_and_the_body_below_it() -> None:
+    masks = dict(zip(REGIONS, draw_regions(place_mean_face(256)[None], (256, 256))[0], strict=True))
+    assert masks["skin"][242, 128] == 1
+    assert masks["body"][254, 40] == masks["body"][254, 216] == 1
+    assert masks["background"][200, 20] == masks["background"][200, 236] == 1
 
 
 def test_small_masks_keep_the_area_of_large_ones(landmarks: Tensor) -> None:
