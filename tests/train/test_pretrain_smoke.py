@@ -144,7 +144,28 @@ def test_pure_noise_is_trained_on_too() -> None:
     with torch.no_grad():
         last = torch.tensor([len(alphas) - 1])
         model_pred = unet(noise, last, encoder_hidden_states=prompt_embeds).sample
-        torch.testing.assert_close(trainer(latents, noise, last, prompt_embeds), (model_pred + latents).square().mean())
+        loss, _ = trainer(latents, noise, last, prompt_embeds)
+        torch.testing.assert_close(loss, (model_pred + latents).square().mean())
+
+
+def test_a_position_that_outshines_the_others_is_penalised() -> None:
+    unet = pretrain_unet.build_unet(UNET, LATENT_CHANNELS, 8, WIDTH)
+    penalty = pretrain_unet.PeakPenalty(unet)
+    resnet = unet.up_blocks[-1].resnets[-1]
+    features = torch.ones(1, 4, 8, 8)
+    peaked = features.clone()
+    peaked[..., 3, 5] = 100.0
+    peaked.requires_grad_()
+    penalty._note(resnet, (), features)
+    assert float(penalty.take()) == 0
+    penalty._note(resnet, (), peaked)
+    excess = penalty.take()
+    assert float(excess) > 1
+    excess.backward()
+    assert peaked.grad is not None
+    assert (peaked.grad[..., 3, 5] > 0).all()
+    unet.eval()(torch.zeros(1, LATENT_CHANNELS, 8, 8), 0, encoder_hidden_states=torch.zeros(1, 3, WIDTH))
+    assert not penalty.excesses  # nothing is kept outside of training
 
 
 def test_colours_are_mixed_but_greys_kept() -> None:
