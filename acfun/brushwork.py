@@ -65,12 +65,13 @@ class Brushwork:
         self._scales: dict[int, Patches] = {}
 
     @torch.no_grad()
-    def sketch(self, picture: Tensor, regions: Tensor) -> Tensor:
+    def sketch(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
         """Lay out a picture anew, coarse to fine.
 
         Args:
             picture: (1,3,H,W) in [-1,1], in the painting's colours already.
             regions: (1,6,H,W) in [0,1], masks of its `REGIONS`.
+            freedom: > 0; how much less than usual the picture's light and shade count.
 
         Returns:
             (1,3,H,W) in [-1,1].
@@ -80,16 +81,17 @@ class Brushwork:
         canvas, found = None, None
         for order, scale in enumerate(range(coarsest, -1, -1)):
             plan = PLANS[min(order, len(PLANS) - 1)]
-            guide = _Guide(_shrink(picture, scale), _shrink_masks(regions, scale), self.has_face, plan.stride)
+            wanted, masks = _shrink(picture, scale), _shrink_masks(regions, scale)
+            guide = _Guide(wanted, masks, self.has_face, plan.stride, freedom)
             canvas = guide.draw_canvas() if canvas is None else resize(canvas, guide.size)
             canvas, found = self._work(plan, guide, self._cut(scale), canvas, found)
         assert canvas is not None
         return canvas.clamp(-1, 1)
 
     @torch.no_grad()
-    def finish(self, picture: Tensor, regions: Tensor) -> Tensor:
+    def finish(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
         """Go over a picture that is painted already, at the finest scale alone; arguments as for `sketch`."""
-        guide = _Guide(picture, regions, self.has_face, FINISHING.stride, keeps=False)
+        guide = _Guide(picture, regions, self.has_face, FINISHING.stride, freedom, keeps=False)
         return self._work(FINISHING, guide, self._cut(0), picture, None)[0].clamp(-1, 1)
 
     def _work(
@@ -133,10 +135,20 @@ class _Guide:
         masks: (1,6,h,w).
         uses_regions: whether the painting has regions too.
         stride: of the patches that are replaced.
+        freedom: by which the luma's weights are divided.
         keeps: whether eyes and mouth are in part left as they are.
     """
 
-    def __init__(self, wanted: Tensor, masks: Tensor, uses_regions: bool, stride: int, *, keeps: bool = True) -> None:
+    def __init__(
+        self,
+        wanted: Tensor,
+        masks: Tensor,
+        uses_regions: bool,
+        stride: int,
+        freedom: float,
+        *,
+        keeps: bool = True,
+    ) -> None:
         self.size, self.stride = (wanted.shape[-2], wanted.shape[-1]), stride
         self.padding = PATCH_SIZE // 2
         self.grid = tuple(-(-(side - 1) // stride) + 1 for side in self.size)
@@ -145,9 +157,8 @@ class _Guide:
         self.masks = self._unfold_means(masks)
         weights = masks.new_tensor([LUMA_WEIGHTS[name] for name in REGIONS])
         contrast = (self.luma.std(1) * PATCH_SIZE / FULL_CONTRAST).clamp(max=1)
-        self.weights = torch.lerp(
-            contrast.new_tensor(MIN_LUMA_WEIGHT), contrast.new_tensor(MAX_LUMA_WEIGHT), contrast
-        ) * (self.masks @ weights)
+        self.weights = MIN_LUMA_WEIGHT + (MAX_LUMA_WEIGHT - MIN_LUMA_WEIGHT) * contrast
+        self.weights *= self.masks @ weights / freedom
         self.regions = REGION_WEIGHT * self.masks * float(uses_regions)
         kept = masks.new_tensor([KEPT_SHARES.get(name, 0.0) for name in REGIONS])
         self.kept = float(keeps) * torch.einsum("brhw,r->bhw", masks, kept)[:, None]

@@ -1,6 +1,7 @@
 """Sampling guided by imagery: in the pipeline with a style in it, and before a fit with the bare base."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,34 +22,54 @@ BARE_PROMPT = "a photo"
 PAIR_STEPS, PAIR_STRENGTH = 20, 0.4
 
 
-def build_imagery_guidance(
-    imagery: Imagery,
-    faces: Sequence[FaceTargets],
-    scheduler: Any,
-    timesteps: Tensor,
-    scales: Mapping[str, float] | None = None,
-    num_steps: int = NUM_STEPS,
-) -> OnStep:
-    """For `denoise`: moves after each step towards a style's imagery of the faces.
+@dataclass(frozen=True)
+class Sitting:
+    """Faces that sit for a style's imagery: what they are painted from, towards, and with.
 
-    Args:
+    Attributes:
         imagery: of the style.
-        faces: those that are painted.
-        scheduler: after `set_timesteps`.
-        timesteps: (S,) those that `denoise` will run.
-        scales: factors of some of the `WEIGHTS`.
-        num_steps: moves after each sampling step, and `NUM_LAST_MOVES` times as many after the last.
+        portraits: the photographs, with landmarks.
+        targets: `describe` of each.
+        freedom: > 0; how far the style's own strokes go against light and shade of the photographs.
     """
-    weights = {name: weight * (scales or {}).get(name, 1.0) for name, weight in WEIGHTS.items()}
-    return build_guidance(
-        imagery.build_measure(faces, weights, torch.Generator().manual_seed(0)),
-        scheduler,
-        timesteps,
-        move=MOVE,
-        num_moves=num_steps,
-        last_move=LAST_MOVE,
-        num_last_moves=NUM_LAST_MOVES * num_steps,
-    )
+
+    imagery: Imagery
+    portraits: Sequence[Portrait]
+    targets: Sequence[FaceTargets]
+    freedom: float = 1.0
+
+    def sketch(self) -> Tensor:
+        """The portraits laid out in the style's colours and strokes, (B,3,H,W): what sampling starts from."""
+        rows = zip(self.portraits, self.targets, strict=True)
+        return torch.cat([self.imagery.sketch(*row, freedom=self.freedom) for row in rows])
+
+    def build_guidance(
+        self, scheduler: Any, timesteps: Tensor, identity_scale: float = 1.0, num_steps: int = NUM_STEPS
+    ) -> OnStep:
+        """For `denoise`: moves after each step towards the people, and towards the style's colours.
+
+        Args:
+            scheduler: after `set_timesteps`.
+            timesteps: (S,) those that `denoise` will run.
+            identity_scale: factor of the weight of the person.
+            num_steps: moves after each sampling step, and `NUM_LAST_MOVES` times as many after the last.
+        """
+        dials = {"statistics": self.freedom, "identity": identity_scale}
+        weights = {name: weight * dials.get(name, 1.0) for name, weight in WEIGHTS.items()}
+        return build_guidance(
+            self.imagery.build_measure(self.targets, weights, torch.Generator().manual_seed(0)),
+            scheduler,
+            timesteps,
+            move=MOVE,
+            num_moves=num_steps,
+            last_move=LAST_MOVE,
+            num_last_moves=NUM_LAST_MOVES * num_steps,
+        )
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Painted portraits (B,3,H,W), gone over with the strokes that the networks have blurred."""
+        rows = zip(images.clamp(-1, 1).split(1), self.targets, strict=True)
+        return torch.cat([self.imagery.finish(*row, freedom=self.freedom) for row in rows])
 
 
 @torch.no_grad()
@@ -62,11 +83,11 @@ def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], fac
     painted = []
     timesteps = select_timesteps(base.scheduler, PAIR_STEPS, PAIR_STRENGTH, base.device)
     for portrait, face in zip(portraits, faces, strict=True):
-        clean = encode_latents(base.vae, imagery.sketch(portrait, face))
+        sitting = Sitting(imagery, [portrait], [face])
+        clean = encode_latents(base.vae, sitting.sketch())
         noise = find_noise(predict, base.scheduler, clean, timesteps)
         noised = base.scheduler.add_noise(clean, noise, timesteps[:1])
-        guidance = build_imagery_guidance(imagery, [face], base.scheduler, timesteps)
+        guidance = sitting.build_guidance(base.scheduler, timesteps)
         latents = denoise(predict, base.scheduler, noised, timesteps, on_steps=[guidance])
-        finished = imagery.finish(decode_latents(base.vae, latents).clamp(-1, 1), face)
-        painted.append(encode_latents(base.vae, finished))
+        painted.append(encode_latents(base.vae, sitting.finish(decode_latents(base.vae, latents))))
     return torch.cat(painted)

@@ -95,23 +95,25 @@ class Imagery:
             identity_embeds=self._encode_identity(face.image, face.landmarks)[0],
         )
 
-    def sketch(self, portrait: Portrait, face: FaceTargets) -> Tensor:
+    def sketch(self, portrait: Portrait, face: FaceTargets, freedom: float = 1.0) -> Tensor:
         """A portrait (1,3,H,W) laid out anew in the style's colours and strokes: what painting starts from.
 
         Args:
             portrait: with landmarks.
             face: `describe` of it.
+            freedom: > 0; how much less than usual the photograph's light and shade count.
         """
-        return self.brushwork.sketch(self.recolour(portrait.image, [face]), _stack_masks(portrait))
+        return self.brushwork.sketch(self.recolour(portrait.image, [face]), _stack_masks(portrait), freedom)
 
-    def finish(self, image: Tensor, face: FaceTargets) -> Tensor:
+    def finish(self, image: Tensor, face: FaceTargets, freedom: float = 1.0) -> Tensor:
         """A painted portrait (1,3,H,W) with the strokes that the networks have blurred.
 
         Args:
             image: in [-1,1].
             face: `describe` of the photograph.
+            freedom: as for `sketch`.
         """
-        return self.brushwork.finish(image, _stack_masks(Portrait(image, face.landmarks[None])))
+        return self.brushwork.finish(image, _stack_masks(Portrait(image, face.landmarks[None])), freedom)
 
     @torch.no_grad()
     def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:

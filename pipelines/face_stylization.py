@@ -19,8 +19,8 @@ from acfun.conditioning import Faces, build_callback, encode_prompts, pair, pred
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
-from acfun.guidance import BARE_PROMPT, NUM_STEPS, build_imagery_guidance
-from acfun.imagery import FaceTargets, Imagery
+from acfun.guidance import BARE_PROMPT, NUM_STEPS, Sitting
+from acfun.imagery import Imagery
 from acfun.portrait import Portrait, find_landmarks
 from acfun.sampling import OnStep, denoise, find_noise, select_timesteps
 from acfun.style import Style
@@ -195,10 +195,11 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             strength: in (0, 1]; how far the face is noised before it is painted. 1 starts from (almost) pure noise.
             invert_face: noise the face by DDIM inversion under the bare base, which keeps its layout, not at random.
             style_scale: 0 is the base, 1 the style as fitted; acts on all its parts.
-            imagery_scale: ≥ 0; how strongly sampling is guided to the style image's colours and strokes.
+            imagery_scale: ≥ 0; how far the style image's own strokes go against the face's light and shade: the face is
+                laid out in them before it is painted and gone over with them afterwards. 0 paints without them, and
+                without the guide. Only with a face, and a style that keeps its style image.
             identity_scale: ≥ 0; how strongly it is guided to the person.
-            num_guide_steps: moves of the guide after each sampling step; 0 leaves sampling unguided. Without a face, or
-                with a style that has no style image, there is no guide.
+            num_guide_steps: moves of the guide after each sampling step, which holds it to the person; 0 leaves it out.
             structure_scale: multiplies style_scale in the UNet's decoder, which carries shapes.
             color_scale: multiplies style_scale in the UNet's encoder, which carries texture and colour.
             guidance_scale: classifier-free guidance; 1 switches it off.
@@ -231,20 +232,15 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
         on_steps: list[OnStep] = []
-        imagery = self._load_imagery() if faces is not None and imagery_scale > 0 else None
-        targets: list[FaceTargets] = []
+        sitting = None
         if faces is None:
             latents = self._draw_latents(latents, len(texts), size, generator)
         else:
-            if imagery is not None:
-                portraits = self._place_faces(faces, face_landmarks)
-                targets = [imagery.describe(portrait) for portrait in portraits]
-                faces = torch.cat([imagery.sketch(*known) for known in zip(portraits, targets, strict=True)])
-                if num_guide_steps > 0:
-                    dials = {"statistics": imagery_scale, "identity": identity_scale}
-                    on_steps.append(
-                        build_imagery_guidance(imagery, targets, self.scheduler, timesteps, dials, num_guide_steps)
-                    )
+            sitting = self._sit(faces, face_landmarks, imagery_scale)
+            if sitting is not None:
+                faces = sitting.sketch()
+            if sitting is not None and num_guide_steps > 0:
+                on_steps.append(sitting.build_guidance(self.scheduler, timesteps, identity_scale, num_guide_steps))
             latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
         # Callbacks of diffusers read and set these.
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
@@ -264,9 +260,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_steps=on_steps)
         if output_type != "latent":
             images = decode_latents(self.vae, latents)
-            if imagery is not None:
-                rows = zip(images.clamp(-1, 1).split(1), targets, strict=True)
-                images = torch.cat([imagery.finish(*row) for row in rows])
+            images = images if sitting is None else sitting.finish(images)
             latents = self.image_processor.postprocess(images, output_type=output_type)
         self.maybe_free_model_hooks()
         return StableDiffusionPipelineOutput(images=latents, nsfw_content_detected=None)
@@ -299,15 +293,19 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             self._imagery = Imagery(image.to(device), self.vae, encoder)
         return self._imagery
 
-    def _place_faces(self, faces: Tensor, landmarks: Tensor | None) -> list[Portrait]:
-        """Faces (B,3,H,W) with their landmarks."""
+    def _sit(self, faces: Tensor, landmarks: Tensor | None, imagery_scale: float) -> Sitting | None:
+        """The faces (B,3,H,W) before the loaded style's imagery; None where there is none, or none is wanted."""
+        imagery = self._load_imagery() if imagery_scale > 0 else None
+        if imagery is None:
+            return None
         if landmarks is None:
             finder = load_face_finder().to(faces.device)
             landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
         if len(faces) % len(landmarks):
             raise ValueError(f"face_landmarks has {len(landmarks)} rows for {len(faces)} faces: give one, or one each")
         landmarks = landmarks.to(faces).repeat_interleave(len(faces) // len(landmarks), 0)
-        return list(map(Portrait, faces.split(1), landmarks.split(1)))
+        portraits = list(map(Portrait, faces.split(1), landmarks.split(1)))
+        return Sitting(imagery, portraits, [imagery.describe(portrait) for portrait in portraits], imagery_scale)
 
     def _encode_images(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
         """For loaded IP-Adapters, one tensor each."""

@@ -1,9 +1,9 @@
-"""Find the landmarks of the portraits in the wild with the face finder, for shards and for its own next round.
+"""Find the landmarks of photographs that come without, with the face finder, for shards and for its own next round.
 
 `python -m train.annotate_portraits --output LANDMARKS.npz --sheet SHEET.png`
 
-A portrait whose face is missed, or found with less than `--min-score`, is left out. Look at the sheet: it shows the
-least certain ones.
+They are the portraits in the wild and the smiling studio photographs. One whose face is missed, or found with less than
+`--min-score`, is left out. Look at the sheet: it shows the least certain ones.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from acfun.face.finder import FaceFinder, find_faces, load_face_finder
 from acfun.images import contact_sheet, load_image, pil_to_tensor, save_image
 from acfun.paths import atomic_write
-from acfun.synthetic.data import FloatArray, list_portraits, require_data_dir
+from acfun.synthetic.data import FloatArray, list_faces, list_portraits, load_landmarks, require_data_dir
 from train import pretraining
 
 SHEET_ROWS, SHEET_COLUMNS = 8, 10
@@ -41,12 +41,14 @@ def main() -> None:
     args = parser.parse_args()
     pretraining.prepare_process(num_threads=1)
     finder = load_face_finder() if args.finder is None else FaceFinder.from_pretrained(args.finder)
-    photos = list_portraits(require_data_dir())
+    data_dir = require_data_dir()
+    known = load_landmarks(data_dir)
+    photos = [photo for photo in (*list_faces(data_dir), *list_portraits(data_dir)) if photo.key not in known]
     found: list[tuple[float, str, Path, FloatArray]] = []
     for photo in photos:
         faces = find_faces(pil_to_tensor(load_image(photo.path)), finder, max_faces=1, min_score=args.min_score)
         found += [(face.score, photo.key, photo.path, face.landmarks.numpy().astype(np.float32)) for face in faces]
-    print(f"{len(found)} of {len(photos)} portraits have a face with a score of at least {args.min_score:g}")
+    print(f"{len(found)} of {len(photos)} photographs have a face with a score of at least {args.min_score:g}")
     with atomic_write(args.output) as temporary, temporary.open("wb") as file:
         np.savez(file, keys=[key for _, key, _, _ in found], landmarks=np.stack([points for *_, points in found]))
     if args.sheet is not None:

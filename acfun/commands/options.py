@@ -57,7 +57,9 @@ StyleScale = Annotated[
 ]
 ImageryScale = Annotated[
     float | None,
-    typer.Option(min=0, max=10, show_default="1.0", help="Guides to the style's colours.", rich_help_panel="Sampling"),
+    typer.Option(
+        min=0, max=10, show_default="1.0", help="The painting's own strokes; 0 for none.", rich_help_panel="Sampling"
+    ),
 ]
 IdentityScale = Annotated[
     float | None,
