@@ -43,7 +43,7 @@ class Variant:
 
 
 # What the fit alone makes of the noised photograph: no sketch, no guide, no finish.
-UNGUIDED: dict[str, Any] = {"imagery_scale": 0.0, "strength": 0.6, "guidance_scale": 1.2}
+UNGUIDED: dict[str, Any] = {"imagery_scale": 0.0, "strength": 0.5}
 VARIANTS = {
     "default": Variant({}, {}),
     "no fit": Variant({}, {"style_scale": 0.0}),
@@ -224,7 +224,7 @@ def main() -> None:
     choices = ["photograph", "truth", *VARIANTS]
     parser.add_argument("--variants", nargs="+", default=choices, choices=choices)
     parser.add_argument("--max-steps", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=30, help="sampling steps")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps")
     parser.add_argument("--seed", type=int, default=0)
     run(parser.parse_args())
 

@@ -171,7 +171,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         structure_scale: float = 1.0,
         color_scale: float = 1.0,
         guidance_scale: float = 1.0,
-        num_inference_steps: int = 30,
+        num_inference_steps: int = 20,
         height: int | None = None,
         width: int | None = None,
         num_images_per_prompt: int = 1,

@@ -91,7 +91,7 @@ GuidanceScale = Annotated[
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(min=1, max=1000, show_default="30", help="Sampling steps.", rich_help_panel="Sampling"),
+    typer.Option(min=1, max=1000, show_default="20", help="Sampling steps.", rich_help_panel="Sampling"),
 ]
 
 FitConfigPath = Annotated[
