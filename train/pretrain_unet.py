@@ -74,7 +74,7 @@ class UnetConfig:
     caption_dropout: float = 0.1
     snr_gamma: float = 5.0
     timestep_power: float = 1.0
-    peak_weight: float = 0.01
+    peak_weight: float = 0.1
     ema_decay: float = 0.9995
     precision: str = "bf16"
     num_threads: int = 0
