@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from acfun import __version__
 from acfun.commands.apply import apply
+from acfun.commands.benchmark import benchmark
 from acfun.commands.demo import demo
 from acfun.commands.doctor import doctor
 from acfun.commands.export import export
@@ -39,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (stylize, fit, apply, show, export, generate, doctor, demo):
+for command in (stylize, fit, apply, show, export, generate, benchmark, doctor, demo):
     app.command()(command)
 
 

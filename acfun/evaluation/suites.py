@@ -1,0 +1,119 @@
+"""What benchmarks paint: styles and people, with the truth where it is known."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acfun.errors import ConfigError
+from acfun.face.finder import FaceFinder, find_face
+from acfun.images import array_to_tensor, load_image, pil_to_tensor
+from acfun.portrait import Portrait, StyleImage, cut_head
+from acfun.synthetic.data import require_data_dir
+from acfun.synthetic.renderers import HELD_OUT_RENDERERS, TRAINING_RENDERERS
+from acfun.synthetic.samples import build_sampler
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+RENDERERS = TRAINING_RENDERERS | HELD_OUT_RENDERERS
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One style and the people who are painted in it.
+
+    Attributes:
+        name: of the style.
+        people: their names.
+        picture: the style image as it was given, (1,3,h,w) in [-1,1].
+        head: its face, in canonical framing; without landmarks where it has none.
+        faces: (B,3,S,S) in [-1,1], in canonical framing.
+        landmarks: (B,189,2) pixels.
+        truths: what the painter of the style makes of the faces, and the landmarks there; None where nobody knows.
+    """
+
+    name: str
+    people: tuple[str, ...]
+    picture: Tensor
+    head: Portrait
+    faces: Tensor
+    landmarks: Tensor
+    truths: tuple[Tensor, Tensor] | None = None
+
+
+def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
+    """A style that is a procedural rendering of one held-out person, and the same rendering of others as the truth.
+
+    Args:
+        name: of the renderer.
+        index: of the style in its suite: seeds the renderer, and chooses the person of the style image.
+        size: of the portraits, pixels.
+        num_people: to be painted.
+
+    Raises:
+        ConfigError: there is no such renderer.
+        DataError: the photographs are not there.
+    """
+    if name not in RENDERERS:
+        raise ConfigError(f"there is no renderer {name!r}; choose from {', '.join(sorted(RENDERERS))}")
+    sampler = build_sampler(require_data_dir(), size, is_held_out=True, rendering_probability=0.0, seed=0)
+    people = [sampler(i) for i in (*range(num_people), num_people + index)]
+    renderings = [
+        RENDERERS[name].render(person.image, person.landmarks, np.random.default_rng(index)) for person in people
+    ]
+    photos = torch.cat([array_to_tensor(person.image) for person in people])
+    pictures = torch.cat([array_to_tensor(rendering.image) for rendering in renderings])
+    points = torch.stack([torch.from_numpy(person.landmarks) for person in people])
+    moved = torch.stack([torch.from_numpy(rendering.landmarks) for rendering in renderings])
+    return Scene(
+        name=name,
+        people=tuple(f"person {i}" for i in range(num_people)),
+        picture=pictures[-1:],
+        head=Portrait(pictures[-1:], moved[-1:]),
+        faces=photos[:-1],
+        landmarks=points[:-1],
+        truths=(pictures[:-1], moved[:-1]),
+    )
+
+
+def build_paintings(
+    paintings: Sequence[Path], photos: Sequence[Path], size: int, finder: FaceFinder
+) -> Iterator[Scene]:
+    """Pictures as styles, and the largest face of each photograph.
+
+    Raises:
+        ImageError: a file cannot be read.
+        NoFaceFoundError: a photograph without a face.
+    """
+    portraits = [_cut_portrait(path, size, finder) for path in photos]
+    for path in paintings:
+        picture = pil_to_tensor(load_image(path))
+        yield Scene(
+            name=path.stem,
+            people=tuple(photo.stem for photo in photos),
+            picture=picture,
+            head=StyleImage.from_picture(picture, size, finder).head,
+            faces=torch.cat([portrait.image for portrait in portraits]),
+            landmarks=torch.cat([portrait.landmarks for portrait in portraits if portrait.landmarks is not None]),
+        )
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = (
+        sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else []
+    )
+    if not found:
+        raise ConfigError(f"{folder} is no folder with pictures ({', '.join(sorted(PICTURE_SUFFIXES))}); give another")
+    return found
+
+
+def _cut_portrait(path: Path, size: int, finder: FaceFinder) -> Portrait:
+    photo = pil_to_tensor(load_image(path))
+    return cut_head(photo, find_face(photo, finder).landmarks.to(photo)[None], size)

@@ -1,0 +1,27 @@
+"""`acfun benchmark` explains what it cannot do."""
+
+from pathlib import Path
+
+from tests.cli.tools import run
+
+
+def test_an_unknown_method_is_named_with_those_there_are(tmp_path: Path) -> None:
+    result = run("benchmark", "--methods", "magic", "--output", str(tmp_path))
+    assert result.exit_code == 1
+    assert "magic" in result.stderr
+    assert "transport" in result.stderr
+
+
+def test_paintings_need_their_folders(tmp_path: Path) -> None:
+    result = run("benchmark", "--suite", "paintings", "--output", str(tmp_path))
+    assert result.exit_code == 1
+    assert "--photos" in result.stderr
+
+
+def test_an_empty_folder_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "paintings").mkdir()
+    (tmp_path / "paintings" / "noise.png").write_bytes((folder / "style.png").read_bytes())
+    arguments = ["--suite", "paintings", "--paintings", str(tmp_path / "paintings"), "--photos", str(tmp_path / "none")]
+    result = run("benchmark", *arguments, "--base", str(folder / "base"), "--output", str(tmp_path / "run"))
+    assert result.exit_code == 1
+    assert "none is no folder with pictures" in " ".join(result.stderr.split())

@@ -1,0 +1,184 @@
+"""The benchmark: peers do what their papers say, rows are never lost, reports are made of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from skimage.color import rgb2lab
+from torch import Tensor
+
+from acfun.base import Base
+from acfun.errors import ConfigError
+from acfun.evaluation.methods import METHODS, AcfunVariant, Method
+from acfun.evaluation.runner import (
+    METRICS,
+    PLOT_FILE,
+    ROWS_FILE,
+    SHEET_FILE,
+    TABLE_FILE,
+    measure,
+    read_rows,
+    run,
+    write_report,
+)
+from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, list_pictures
+from acfun.images import save_image, tensor_to_array, tensor_to_pil
+from acfun.portrait import Portrait, place_mean_face
+from acfun.synthetic.data import find_data_dir
+from benchmarks.ablation import build_methods
+from tests.fitting import build_face_finder, build_identity_encoder
+from tests.tiny import RESOLUTION, make_tiny_base
+
+SIZE = RESOLUTION
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return make_tiny_base()
+
+
+def make_pictures(count: int, seed: int, size: int = SIZE) -> Tensor:
+    coarse = torch.rand((count, 3, 8, 8), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(-1, 1)
+
+
+def make_scene(*, has_truth: bool = True) -> Scene:
+    landmarks = place_mean_face(SIZE)[None]
+    style, faces = make_pictures(1, 0), make_pictures(2, 1)
+    return Scene(
+        name="noise",
+        people=("Ann", "Bert"),
+        picture=style,
+        head=Portrait(style, landmarks),
+        faces=faces,
+        landmarks=landmarks.expand(2, -1, -1),
+        truths=(make_pictures(2, 2), landmarks.expand(2, -1, -1)) if has_truth else None,
+    )
+
+
+def paint(name: str, base: Base, setting: float) -> Tensor:
+    return METHODS[name].prepare(base, make_scene(), 0)(setting)
+
+
+def test_statistics_are_those_of_the_style(base: Base) -> None:
+    scene, painted = make_scene(), paint("statistics", base, 0.5)
+    style, face, result = (
+        rgb2lab(tensor_to_array(image[:1])).reshape(-1, 3).mean(0) for image in (scene.picture, scene.faces, painted)
+    )
+    # Half-way, but for colours that no screen can show.
+    assert abs(result - (style + face) / 2).max() < 3
+
+
+def test_transport_gives_the_styles_colours(base: Base) -> None:
+    painted, style = paint("transport", base, 1.0), make_scene().picture
+    for channel in range(3):
+        wanted, found = style[0, channel].flatten().sort().values, painted[0, channel].flatten().sort().values
+        assert float((wanted - found).abs().mean()) < 0.05
+
+
+def test_covariances_are_those_of_the_style(base: Base) -> None:
+    painted, style = paint("covariance", base, 1.0), make_scene().picture
+    wanted, found = (image[0].flatten(1).cov() for image in (style, painted))
+    assert float((wanted - found).abs().max()) < 0.15 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("name", ["statistics", "covariance", "transport"])
+def test_a_dial_at_zero_leaves_the_photograph(base: Base, name: str) -> None:
+    torch.testing.assert_close(paint(name, base, 0.0), make_scene().faces, atol=2e-2, rtol=0)
+
+
+def test_gatys_comes_nearer_to_the_style_with_more_weight(base: Base) -> None:
+    encoder, scene = build_identity_encoder(), make_scene()
+    distances = [
+        measure(base, encoder, scene, paint("gatys", base, setting))[0]["style_distance"] for setting in (0.0, 10.0)
+    ]
+    assert distances[1] < distances[0]
+
+
+@pytest.mark.parametrize("name", ["latent_adain", "sdedit"])
+def test_latent_methods_paint_on_the_base(base: Base, name: str) -> None:
+    painted = paint(name, base, 0.5)
+    assert painted.shape == (2, 3, SIZE, SIZE)
+    assert painted.isfinite().all()
+    assert torch.equal(painted, paint(name, base, 0.5))
+
+
+def test_variants_share_what_they_fit(base: Base) -> None:
+    fit = {"max_steps": 1, "framing": "whole", "objective": "two_target"}
+    methods = build_methods(["photograph", "default", "no fit"], fit, {"num_inference_steps": 3})
+    variant = methods["default"].prepare
+    assert isinstance(variant, AcfunVariant)
+    painted = [methods[name].prepare(base, make_scene(), 0)(1.0) for name in ("default", "no fit")]
+    assert len(variant.styles) == 1
+    assert not torch.equal(*painted)
+
+
+def test_what_is_known_is_measured(base: Base) -> None:
+    encoder, scene = build_identity_encoder(), make_scene()
+    face, truth = (measure(base, encoder, scene, images)[1] for images in (scene.faces, paint("truth", base, 1.0)))
+    assert set(face) == set(METRICS)
+    assert (face["identity"], face["ssim_face"]) == pytest.approx((1, 1))
+    assert (truth["to_truth"], truth["ssim_truth"]) == pytest.approx((0, 1))
+    unknown = measure(base, encoder, make_scene(has_truth=False), scene.faces)[0]
+    assert set(METRICS) - set(unknown) == {"to_truth", "ssim_truth"}
+    with pytest.raises(ConfigError, match="not known"):
+        METHODS["truth"].prepare(base, make_scene(has_truth=False), 0)
+
+
+def test_a_run_goes_on_where_it_ended(base: Base, tmp_path: Path) -> None:
+    encoder = build_identity_encoder()
+    told: list[str] = []
+    methods = {name: METHODS[name] for name in ("photograph", "statistics")}
+    for _ in range(2):
+        run(base, encoder, [make_scene()], methods, [0, 1], tmp_path, told.append)
+    assert len(told) == 2 * (1 + 2)  # the second run had nothing to do
+    rows = read_rows(tmp_path)
+    assert len(rows) == 2 * len(told)
+    assert {row["person"] for row in rows} == {"Ann", "Bert"}
+    paths = write_report(tmp_path, methods, 0)
+    assert {path.name for path in paths} == {TABLE_FILE, PLOT_FILE, SHEET_FILE}
+    table = (tmp_path / TABLE_FILE).read_text(encoding="utf-8").splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["photograph", "statistics"]
+    assert all(line.split("|")[2].strip() == "4" for line in table[2:])
+    assert (tmp_path / PLOT_FILE).read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out_and_a_damaged_one_named(tmp_path: Path) -> None:
+    row = json.dumps({"scene": "a"})
+    (tmp_path / ROWS_FILE).write_text(f"{row}\n{row[:5]}", encoding="utf-8")
+    assert read_rows(tmp_path) == [{"scene": "a"}]
+    (tmp_path / ROWS_FILE).write_text(f"{row[:5]}\n{row}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 1 is damaged"):
+        read_rows(tmp_path)
+
+
+def test_pictures_make_a_suite(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        save_image(tensor_to_pil(make_pictures(1, 3, 48)), tmp_path / name)
+    paths = list_pictures(tmp_path)
+    assert [path.name for path in paths] == ["a.png", "b.png"]
+    with pytest.raises(ConfigError, match="no folder with pictures"):
+        list_pictures(tmp_path / "nowhere")
+    with pytest.raises(Exception, match="no face"):
+        list(build_paintings(paths, paths, SIZE, build_face_finder()))
+
+
+def test_an_unknown_renderer_is_named() -> None:
+    with pytest.raises(ConfigError, match="oli"):
+        build_paired("oli", 0, SIZE, 1)
+
+
+@pytest.mark.skipif(find_data_dir() is None, reason="the licensed photographs are not on this machine")
+def test_a_paired_scene_has_the_truth_of_every_person() -> None:
+    scene = build_paired("etching", 0, 64, 2)
+    assert "etching" in RENDERERS
+    assert scene.truths is not None
+    assert scene.faces.shape == scene.truths[0].shape == (2, 3, 64, 64)
+    assert scene.landmarks.shape == scene.truths[1].shape == (2, 189, 2)
+    assert not torch.equal(scene.faces, scene.truths[0])
+    assert len(scene.people) == 2
+
+
+def test_every_default_is_one_of_the_settings() -> None:
+    assert all(isinstance(method, Method) and method.default in method.settings for method in METHODS.values())
