@@ -26,8 +26,8 @@ class Plan:
     Attributes:
         num_rounds: how often all patches are replaced.
         stride: of the patches that are replaced, pixels.
-        num_searches: in how many rounds, the first ones, the whole painting is searched; in the others only around what
-            was found before.
+        num_searches: in how many rounds, the first ones, the whole painting is searched. Where it is not in all, every
+            round also looks around what was found before.
         search_stride: of the painting's patches that are looked at in such a search, pixels.
     """
 
@@ -42,10 +42,10 @@ PLANS = (Plan(4, 1, 4, 1), Plan(4, 2, 4, 2), Plan(3, 3, 1, 4))  # coarse to fine
 FINISHING = Plan(3, 2, 1, 3)
 CANVAS_NOISE = 0.3  # on the background at the coarsest scale: a flat wall gives strokes nothing to begin with
 # How closely luma is kept: by what a patch is of, and the more, up to a deviation of FULL_CONTRAST, there is to see.
-LUMA_WEIGHTS = {"skin": 2.0, "eyes": 3.0, "mouth": 3.0, "hair": 1.0, "body": 0.6, "background": 0.4}
+LUMA_WEIGHTS_BY_REGION = {"skin": 2.0, "eyes": 3.0, "mouth": 3.0, "hair": 1.0, "body": 0.6, "background": 0.4}
 MIN_LUMA_WEIGHT, MAX_LUMA_WEIGHT, FULL_CONTRAST = 0.5, 5.5, 0.15
 KEPT_SHARES = {"skin": 0.05, "eyes": 0.4, "mouth": 0.4}  # of the picture, in a sketch
-VOTE_SLACK, VOTE_POWER = 0.02, 0.6
+VOTE_SLACK, VOTE_POWER = 0.02, 0.6  # a vote counts (squared distance + slack) to the power of minus 0.6
 VOTE_WIDTH = 0.3  # deviation of a patch's vote around its centre, in patches
 
 
@@ -155,7 +155,7 @@ class _Guide:
         self.wanted, self.background = wanted, masks[:, REGIONS.index("background"), None]
         self.luma = self._unfold(compute_smooth_luma(wanted))
         self.masks = self._unfold_means(masks)
-        weights = masks.new_tensor([LUMA_WEIGHTS[name] for name in REGIONS])
+        weights = masks.new_tensor([LUMA_WEIGHTS_BY_REGION[name] for name in REGIONS])
         contrast = (self.luma.std(1) * PATCH_SIZE / FULL_CONTRAST).clamp(max=1)
         self.weights = MIN_LUMA_WEIGHT + (MAX_LUMA_WEIGHT - MIN_LUMA_WEIGHT) * contrast
         self.weights *= self.masks @ weights / freedom

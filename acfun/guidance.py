@@ -19,7 +19,8 @@ WEIGHTS = {"statistics": 0.2, "structure": 4.0, "shading": 4.0, "identity": 2.0}
 MOVE, LAST_MOVE, NUM_LAST_MOVES = 0.1, 0.01, 12
 NUM_STEPS = 1
 BARE_PROMPT = "a photo"
-PAIR_STEPS, PAIR_STRENGTH = 20, 0.4
+STRENGTH = 0.4  # how far sketches are noised before they are painted
+PAIR_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Sitting:
         imagery: of the style.
         portraits: the photographs, with landmarks.
         targets: `describe` of each.
-        freedom: > 0; how far the style's own strokes go against light and shade of the photographs.
+        freedom: > 0; how far the style's own strokes go against light and shade of the photographs, and how strongly
+            sampling is guided to its colours.
     """
 
     imagery: Imagery
@@ -81,7 +83,7 @@ def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], fac
         return predict_guided(base.unet, latents, timestep, embeds, 1.0)
 
     painted = []
-    timesteps = select_timesteps(base.scheduler, PAIR_STEPS, PAIR_STRENGTH, base.device)
+    timesteps = select_timesteps(base.scheduler, PAIR_STEPS, STRENGTH, base.device)
     for portrait, face in zip(portraits, faces, strict=True):
         sitting = Sitting(imagery, [portrait], [face])
         clean = encode_latents(base.vae, sitting.sketch())

@@ -13,9 +13,10 @@ from acfun.images import compute_luma
 PATCH_SIZE = 7
 NUM_COLOUR_COMPONENTS, NUM_LUMA_COMPONENTS = 48, 16
 REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
-SCENE_REGIONS, MIN_SCENE_SHARE = ("body", "background"), 0.9
+AROUND_HEAD, MIN_AROUND_HEAD = ("body", "background"), 0.9
 SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
-MAX_COMPLETENESS_QUERIES = 1500
+NUM_COMPLETENESS_QUERIES = 1500  # at least, where there are as many; at most twice that
+MAX_KEYS = 32768  # of a search; more of the painting's patches than that are thinned out
 QUERIES_PER_CHUNK = 1024
 
 
@@ -49,8 +50,8 @@ class Patches:
         masks = torch.cat([_pool_regions(image, regions) for image, regions in sources])
         self.is_open = torch.ones(len(self.values), dtype=torch.bool, device=self.values.device)
         if len(sources) == 2 and sources[1][1] is not None:
-            scene = masks[self.starts[1] :, [REGIONS.index(name) for name in SCENE_REGIONS]].sum(1)
-            self.is_open[self.starts[1] :] = scene > MIN_SCENE_SHARE * REGION_WEIGHT
+            around = masks[self.starts[1] :, [REGIONS.index(name) for name in AROUND_HEAD]].sum(1)
+            self.is_open[self.starts[1] :] = around > MIN_AROUND_HEAD * REGION_WEIGHT
         self.colour_basis = _Basis(self.values[self.is_open], NUM_COLOUR_COMPONENTS)
         self.luma_basis = _Basis(lumas[self.is_open], NUM_LUMA_COMPONENTS)
         self.appearance = torch.cat([self.colour_basis(self.values), masks], 1)
@@ -59,7 +60,7 @@ class Patches:
     def search(self, queries: Queries, stride: int) -> Tensor:
         """Indices (Q,) of the nearest among every `stride`-th patch both ways; those that nothing resembles go first.
 
-        Notation: slack → α, with which the squared distance d(q,k) counts as d(q,k) / (α + min over q' of d(q',k))
+        Notation: SLACK → α, with which the squared distance d(q,k) counts as d(q,k) / (α + min over q' of d(q',k))
         (Granot et al. 2022, equation 2).
         """
         keys = self._select(stride)
@@ -73,11 +74,11 @@ class Patches:
             wanted = [-2 * queries.appearance[rows], -2 * weights * queries.luma[rows]]
             return torch.cat([*wanted, torch.ones_like(weights), weights], 1)
 
-        step = max(1, len(queries.weights) // MAX_COMPLETENESS_QUERIES)
+        step = max(1, len(queries.weights) // NUM_COMPLETENESS_QUERIES)
         sample = slice(None, None, step)
         nearest = (extend(sample) @ left.T + queries.energy[sample, None]).amin(0).clamp(min=0)
-        slack = 1 / (nearest + SLACK)
-        left = torch.cat([left, torch.ones_like(left[:, :1])], 1) * slack[:, None]
+        key_weights = 1 / (nearest + SLACK)
+        left = torch.cat([left, torch.ones_like(left[:, :1])], 1) * key_weights[:, None]
         found = []
         for start in range(0, len(queries.weights), QUERIES_PER_CHUNK):
             rows = slice(start, start + QUERIES_PER_CHUNK)
@@ -90,7 +91,8 @@ class Patches:
             grid = torch.arange(height * width, device=self.values.device).view(height, width)[::stride, ::stride]
             parts.append(start + grid.flatten())
         keys = torch.cat(parts)
-        return keys[self.is_open[keys]]
+        keys = keys[self.is_open[keys]]
+        return keys if len(keys) <= MAX_KEYS else self._select(stride + 1)
 
     def refine(self, queries: Queries, candidates: Tensor) -> Tensor:
         """Indices (Q,) of the nearest of each patch's own candidates (Q,C)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from acfun.base import load_base
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
-from acfun.evaluation.runner import run, write_report
+from acfun.evaluation.runner import Ledger, run, write_report
 from acfun.evaluation.suites import RENDERERS, build_paired
 from acfun.face.identity import load_identity_encoder
 from acfun.style import Style
@@ -56,7 +56,7 @@ def build_methods(names: list[str], fit: Options, sampling: Options) -> dict[str
         else:
             own_fit, own_sampling = VARIANTS[name]
             variant = AcfunVariant(fit | own_fit, sampling | own_sampling, styles=styles)
-            methods[name] = Method(variant, "none", (1.0,), 1.0)
+            methods[name] = Method(variant, "none", (1.0,), 1.0, is_seeded=True)
     return methods
 
 
@@ -75,7 +75,9 @@ def main() -> None:
     base = load_base(args.base)
     scenes = (build_paired(name, index, base.resolution, NUM_PEOPLE) for index, name in enumerate(args.styles))
     methods = build_methods(args.variants, {"max_steps": args.max_steps}, {"num_inference_steps": args.steps})
-    run(base, load_identity_encoder(), scenes, methods, [args.seed], args.output, print)
+    meaning = {"styles": args.styles, "max_steps": args.max_steps, "steps": args.steps}
+    ledger = Ledger(args.output, {"base": base.fingerprint, **meaning})
+    run(base, load_identity_encoder(), scenes, methods, [args.seed], ledger, print)
     write_report(args.output, methods, args.seed)
     print((args.output / "table.md").read_text(encoding="utf-8"))
 

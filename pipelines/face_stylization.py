@@ -19,7 +19,7 @@ from acfun.conditioning import Faces, build_callback, encode_prompts, pair, pred
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
-from acfun.guidance import BARE_PROMPT, NUM_STEPS, Sitting
+from acfun.guidance import BARE_PROMPT, NUM_STEPS, STRENGTH, Sitting
 from acfun.imagery import Imagery
 from acfun.portrait import Portrait, find_landmarks
 from acfun.sampling import OnStep, denoise, find_noise, select_timesteps
@@ -162,7 +162,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         face: Faces | None = None,
         face_landmarks: Tensor | None = None,
         negative_prompt: str | Sequence[str] = "",
-        strength: float = 0.4,
+        strength: float = STRENGTH,
         invert_face: bool = True,
         style_scale: float = 1.0,
         imagery_scale: float = 1.0,
@@ -212,7 +212,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             latents: (B,C,h,w) to start from instead of noise; only without `face`.
             ip_adapter_image: for a loaded IP-Adapter.
             cross_attention_kwargs: passed to the attention processors (`{"scale": …}` for LoRA).
-            output_type: "pil", "np", "pt" (B,3,H,W) in [0,1], or "latent".
+            output_type: "pil", "np", "pt" (B,3,H,W) in [0,1], or "latent", which are not gone over with strokes.
             callback_on_step_end: as in diffusers: (pipe, index, timestep, tensors) → tensors to go on with.
             callback_on_step_end_tensor_inputs: which of `_callback_tensor_inputs` it is given.
 
@@ -225,6 +225,9 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_arguments(face, face_landmarks, latents, callback_on_step_end_tensor_inputs)
+        for name, value in (("imagery_scale", imagery_scale), ("num_guide_steps", num_guide_steps)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}: 0 does without, larger values do more")
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)

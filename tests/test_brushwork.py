@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.brushwork import Brushwork
+from acfun.brushwork import Brushwork, _Found, _Guide
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.patches import PATCH_SIZE, Patches, Queries
 from acfun.portrait import Portrait, StyleImage, place_mean_face
@@ -106,6 +106,26 @@ def test_places_are_found_again() -> None:
     assert source.bincount().tolist() == [(32 - PATCH_SIZE + 1) * (40 - PATCH_SIZE + 1), (24 - PATCH_SIZE + 1) ** 2]
     beyond = patches.index(torch.tensor([1]), torch.tensor([99]), torch.tensor([-5]))
     assert [int(part) for part in patches.locate(beyond)] == [1, 24 - PATCH_SIZE, 0]
+
+
+@pytest.mark.parametrize("scale", [0, 1])
+def test_patches_are_proposed_where_their_neighbours_were_found(scale: int) -> None:
+    """What was found in its own place is proposed its own place, at the same scale and at the next finer one."""
+    painting, stride = make_picture(13, (64, 80)), 2
+    finer, coarser = painting, F.avg_pool2d(painting, 2)
+    known = coarser if scale else finer
+    guide = _Guide(known, make_regions((known.shape[-2], known.shape[-1])), False, 1, 1.0)
+    patches = Patches([(known, None)])
+    rows, columns = (torch.arange(count) - PATCH_SIZE // 2 for count in guide.grid)
+    own = patches.index(torch.zeros(guide.grid, dtype=torch.long), *torch.meshgrid(rows, columns, indexing="ij"))
+    asking = _Guide(finer, make_regions((64, 80)), False, stride, 1.0) if scale else guide
+    step, target = (stride, Patches([(finer, None)])) if scale else (1, patches)
+    proposed = asking.propose(_Found(guide, patches, own.flatten()), target)
+    rows, columns = (torch.arange(count) * step - PATCH_SIZE // 2 for count in asking.grid)
+    wanted = target.index(torch.zeros(asking.grid, dtype=torch.long), *torch.meshgrid(rows, columns, indexing="ij"))
+    is_inside = torch.zeros(asking.grid, dtype=torch.bool)
+    is_inside[6:-6, 6:-6] = True
+    assert bool((proposed == wanted.flatten()[:, None]).any(1)[is_inside.flatten()].all())
 
 
 def test_the_whole_painting_gives_what_is_around_the_head() -> None:

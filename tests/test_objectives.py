@@ -194,6 +194,12 @@ def test_pairs_are_painted_before_the_fit_where_the_objective_learns_from_them(b
     data = prepare(config, base, torch.Generator().manual_seed(0))
     assert data.pair_latents is not None
     assert data.pair_latents.shape == data.face_latents.shape
-    assert data.pair_latents.isfinite().all()
-    assert not torch.allclose(data.pair_latents, data.face_latents, atol=0.1)
+    again, other = (
+        prepare(replace(config, style_path=path), base, torch.Generator().manual_seed(0)).pair_latents
+        for path in (config.style_path, config.face_paths[1])
+    )
+    assert again is not None
+    assert other is not None
+    assert torch.equal(again, data.pair_latents)
+    assert not torch.allclose(other, data.pair_latents, atol=0.01)
     assert prepare(make_config(tmp_path), base, torch.Generator()).pair_latents is None

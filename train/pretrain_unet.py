@@ -101,7 +101,7 @@ class PeakPenalty:
     def _note(self, module: nn.Module, args: tuple[Tensor, ...], features: Tensor) -> None:
         if module.training:
             energy = features.float().square().mean(1).flatten(1)
-            self.excesses.append((energy.amax(1) / energy.mean(1) / self.LIMIT).log().relu().mean())
+            self.excesses.append((energy.amax(1) / energy.mean(1).clamp(min=1e-12) / self.LIMIT).log().relu().mean())
 
     def take(self) -> Tensor:
         """Mean log of the excess over all maps since the last call."""

@@ -40,7 +40,7 @@ def generate(
     loaded_style = None if style is None else Style.load(style)
     style_base = DEFAULT_BASE if loaded_style is None else loaded_style.metadata["base_name"]
     pipe = session.build_pipeline(session.load_base(base or style_base), loaded_style)
-    sampling = session.build_sampling(context.params)
+    sampling = session.build_sampling(context.params, has_face=False)
     session.say(f"sampling {count} picture{'s' if count > 1 else ''}")
     outputs = save_results(pipe(num_images_per_prompt=count, **sampling).images, output)
     session.finish({"outputs": outputs}, "\n".join(outputs))

@@ -96,18 +96,24 @@ class Session:
             pipe.load_style(style)
         return pipe
 
-    def build_sampling(self, options: Mapping[str, Any]) -> "Sampling":
+    def build_sampling(self, options: Mapping[str, Any], *, has_face: bool = True) -> "Sampling":
         """Arguments for the pipeline: a fresh generator, and the options about sampling that were given.
+
+        Args:
+            options: of the command.
+            has_face: whether a face is painted, or one is invented from noise.
 
         Raises:
             ConfigError: strength and steps leave nothing to sample.
         """
         import torch
 
+        from acfun.guidance import STRENGTH
+
         given: Any = {
             argument: options[name] for name, argument in SAMPLING_OPTIONS.items() if options.get(name) is not None
         }
-        steps, strength = given.get("num_inference_steps"), given.get("strength", 1.0)
+        steps, strength = given.get("num_inference_steps"), given.get("strength", STRENGTH if has_face else 1.0)
         if steps is not None and round(steps * strength) < 1:
             raise ConfigError(f"--strength {strength} of --steps {steps} leaves no step to sample; raise one of them")
         given["generator"] = torch.Generator().manual_seed(self.seed)

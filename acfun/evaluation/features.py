@@ -21,9 +21,9 @@ def extract_identity(encoder: IdentityEncoder, images: Tensor, landmarks: Tensor
 
 
 @torch.no_grad()
-def extract_stages(vae: AutoencoderKL, images: Tensor, size: int = 256) -> list[Tensor]:
-    """Feature maps of the VAE encoder's stages for whole pictures of `size` pixels: they see colour and paint."""
-    return encode_features(vae, resize(images, size))
+def extract_stages(vae: AutoencoderKL, images: Tensor, size: int | None = 256) -> list[Tensor]:
+    """Feature maps of the VAE encoder's stages, which see colour and paint, for pictures of `size` pixels or as is."""
+    return encode_features(vae, images if size is None else resize(images, size))
 
 
 @torch.no_grad()

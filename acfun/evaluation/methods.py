@@ -4,6 +4,7 @@ Every method is prepared for a scene once and then paints its faces at each sett
 photograph towards the style.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from acfun.config import FitConfig, load_config
 from acfun.errors import ConfigError
 from acfun.evaluation.suites import Scene
 from acfun.fit import fit_style
-from acfun.images import array_to_tensor, resize, save_image, tensor_to_array, tensor_to_pil
+from acfun.images import array_to_tensor, save_image, tensor_to_array, tensor_to_pil
 from acfun.losses import compute_gram, match_colours
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from acfun.style import Style
@@ -43,12 +44,14 @@ class Method:
         dial: what its settings are, in words.
         settings: of the dial, towards the style; the method's own default is `default`.
         default: one of them.
+        is_seeded: whether other seeds give other pictures.
     """
 
     prepare: Callable[[Base, Scene, int], Painter]
     dial: str
     settings: tuple[float, ...]
     default: float
+    is_seeded: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class AcfunVariant:
         sampling: arguments of `FaceStylizationPipeline`.
         dial: the argument that the dial sets; None where it sets none.
         num_fitted: photographs of the scene that the style is fitted with.
-        styles: what was fitted, by scene, fields and seed; variants that share the dictionary share fits.
+        styles: what was fitted, by base, pictures, fields and seed; variants that share the dictionary share fits.
     """
 
     fit: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +74,9 @@ class AcfunVariant:
 
     def __call__(self, base: Base, scene: Scene, seed: int) -> Painter:
         """Fit the scene's style."""
-        key = json.dumps([scene.name, dict(self.fit), seed])
+        fitted = torch.cat([scene.picture.flatten(), scene.faces[: self.num_fitted].flatten()]).cpu().numpy()
+        digest = hashlib.sha256(fitted.tobytes()).hexdigest()
+        key = json.dumps([base.fingerprint, digest, dict(self.fit), seed])
         if key not in self.styles:
             self.styles[key] = self._fit(base, scene, seed)
         style = self.styles[key]
@@ -133,7 +138,7 @@ def transfer_statistics(base: Base, scene: Scene, seed: int) -> Painter:
             pixels = lab.reshape(-1, 3)
             scaled = (lab - pixels.mean(0)) / (pixels.std(0) + 1e-6) * wanted.std(0) + wanted.mean(0)
             painted.append(array_to_tensor(lab2rgb(lab + setting * (scaled - lab)).astype("float32")))
-        return torch.cat(painted)
+        return torch.cat(painted).to(scene.faces)
 
     return paint
 
@@ -142,11 +147,11 @@ def transport_colours(base: Base, scene: Scene, seed: int) -> Painter:
     """Sliced optimal transport of the colours (Pitié et al. 2007, https://doi.org/10.1016/j.cviu.2006.11.011)."""
     generator = torch.Generator().manual_seed(seed)
     rotations = torch.linalg.qr(torch.randn(NUM_ROTATIONS, 3, 3, generator=generator)).Q
-    wanted = scene.picture[0].flatten(1).T
+    rotations, wanted = rotations.to(scene.faces), scene.picture[0].flatten(1).T
 
     def transport(face: Tensor) -> Tensor:
         pixels = face[0].flatten(1).T.clone()
-        quantiles = (torch.arange(len(pixels)) + 0.5) / len(pixels)
+        quantiles = (torch.arange(len(pixels), device=pixels.device) + 0.5) / len(pixels)
         for rotation in rotations:
             projected, targets = pixels @ rotation, (wanted @ rotation).sort(0).values
             at = (quantiles * len(targets)).long().clamp(max=len(targets) - 1)
@@ -173,8 +178,7 @@ def match_covariance(base: Base, scene: Scene, seed: int) -> Painter:
 @torch.no_grad()
 def normalise_latents(base: Base, scene: Scene, seed: int) -> Painter:
     """Mean and deviation of each latent channel (adaptive instance normalisation, Huang & Belongie 2017)."""
-    size = scene.faces.shape[-1]
-    latents, wanted = encode_latents(base.vae, scene.faces), encode_latents(base.vae, resize(scene.picture, size))
+    latents, wanted = encode_latents(base.vae, scene.faces), encode_latents(base.vae, scene.style.painting.image)
     (std, mean), (wanted_std, wanted_mean) = (torch.std_mean(part, (2, 3), keepdim=True) for part in (latents, wanted))
     moved = (latents - mean) / (std + 1e-6) * wanted_std + wanted_mean
     return lambda setting: decode_latents(base.vae, torch.lerp(latents, moved, setting)).clamp(-1, 1)
@@ -185,9 +189,8 @@ def descend_on_pixels(base: Base, scene: Scene, seed: int) -> Painter:
 
     https://arxiv.org/abs/1508.06576. The dial is the weight of the style against the content.
     """
-    size = scene.faces.shape[-1]
     with torch.no_grad():
-        grams = [compute_gram(part) for part in encode_features(base.vae, resize(scene.picture, size))]
+        grams = [compute_gram(part) for part in encode_features(base.vae, scene.style.painting.image)]
 
     def paint(setting: float) -> Tensor:
         painted = []
@@ -230,11 +233,11 @@ def edit_by_text(base: Base, scene: Scene, seed: int) -> Painter:
 METHODS = {
     "photograph": Method(keep_photograph, "none", (1.0,), 1.0),
     "truth": Method(keep_truth, "none", (1.0,), 1.0),
-    "acfun": Method(AcfunVariant(dial="imagery_scale"), "imagery_scale", (0.3, 1.0, 3.0), 1.0),
+    "acfun": Method(AcfunVariant(dial="imagery_scale"), "imagery_scale", (0.3, 1.0, 3.0), 1.0, is_seeded=True),
     "statistics": Method(transfer_statistics, "share", (0.5, 1.0), 1.0),
     "covariance": Method(match_covariance, "share", (0.5, 1.0), 1.0),
-    "transport": Method(transport_colours, "share", (0.5, 1.0), 1.0),
+    "transport": Method(transport_colours, "share", (0.5, 1.0), 1.0, is_seeded=True),
     "latent_adain": Method(normalise_latents, "share", (0.5, 1.0), 1.0),
     "gatys": Method(descend_on_pixels, "style weight", (0.1, 1.0, 10.0), 1.0),
-    "sdedit": Method(edit_by_text, "strength", (0.3, 0.5, 0.7), 0.5),
+    "sdedit": Method(edit_by_text, "strength", (0.3, 0.5, 0.7), 0.5, is_seeded=True),
 }

@@ -4,22 +4,25 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import ImageOps
 from torch import Tensor
 
 from acfun.base import Base
-from acfun.errors import ConfigError
+from acfun.errors import AcfunError, ConfigError, MissingExtraError
 from acfun.evaluation import features, metrics
 from acfun.evaluation.methods import Method
 from acfun.evaluation.suites import Scene
 from acfun.face.identity import IdentityEncoder
-from acfun.images import contact_sheet, load_image, resize, save_image, tensor_to_pil
+from acfun.images import contact_sheet, load_image, save_image, tensor_to_pil
 from acfun.paths import atomic_write
 
-ROWS_FILE, TABLE_FILE, SHEET_FILE, PLOT_FILE = "results.jsonl", "table.md", "sheet.png", "tradeoff.svg"
+ROWS_FILE, OPTIONS_FILE = "results.jsonl", "options.json"
+TABLE_FILE, SHEET_FILE, PLOT_FILE = "table.md", "sheet.png", "tradeoff.svg"
 THUMBNAIL = 160
 METRICS = {
     "style_distance": "lower",
@@ -56,14 +59,16 @@ def measure(base: Base, encoder: IdentityEncoder, scene: Scene, results: Tensor)
 
     Identity is measured where the truth has the face's landmarks, if there is one: styles may move them.
     """
-    count = len(results)
+    count, head = len(results), scene.style.head
     points = scene.landmarks if scene.truths is None else scene.truths[1]
     embeds = features.extract_identity(encoder, results, points)
     stages = features.extract_stages(base.vae, results)
-    style = [stage.expand(count, -1, -1, -1) for stage in features.extract_stages(base.vae, scene.picture)]
-    palette = features.extract_lab(resize(scene.picture, results.shape[-1]))
+    style = [
+        stage.expand(count, -1, -1, -1) for stage in features.extract_stages(base.vae, scene.style.painting.image, None)
+    ]
+    palette = features.extract_lab(scene.style.painting.image)
     shades, face_shades = features.extract_luminance(results), features.extract_luminance(scene.faces)
-    style_shades = features.extract_luminance(scene.head.image).expand(count, -1, -1)
+    style_shades = features.extract_luminance(head.image).expand(count, -1, -1)
     columns = {
         "style_distance": metrics.compute_style_distance(stages, style),
         "colour_distance": torch.stack(
@@ -75,8 +80,8 @@ def measure(base: Base, encoder: IdentityEncoder, scene: Scene, results: Tensor)
         ),
         "ghosting": metrics.compute_ghosting(shades, face_shades, style_shades),
     }
-    if scene.head.landmarks is not None:
-        sitter = features.extract_identity(encoder, scene.head.image, scene.head.landmarks)
+    if head.landmarks is not None:
+        sitter = features.extract_identity(encoder, head.image, head.landmarks)
         columns["leakage"] = metrics.compute_cosine(embeds, sitter.expand(count, -1))
     if scene.truths is not None:
         truth = features.extract_stages(base.vae, scene.truths[0])
@@ -85,74 +90,113 @@ def measure(base: Base, encoder: IdentityEncoder, scene: Scene, results: Tensor)
     return [{name: float(values[i]) for name, values in columns.items()} for i in range(count)]
 
 
+class Ledger:
+    """The rows of a folder, written whole after each trial, and the options that they were made with.
+
+    Args:
+        folder: made if need be.
+        options: that decide what the rows mean; a folder with rows of others is refused.
+
+    Raises:
+        ConfigError: the folder has rows of other options, or damaged ones.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.rows = folder, read_rows(folder)
+        wanted = json.loads(json.dumps(dict(options), default=str, sort_keys=True))
+        path = folder / OPTIONS_FILE
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
+        if differing := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+            raise ConfigError(
+                f"{folder} holds rows of another run, with {differing[0]} {found.get(differing[0])!r}; "
+                f"now it is {wanted.get(differing[0])!r}: take another folder"
+            )
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+    def has(self, trial: Trial, people: Sequence[str]) -> bool:
+        """Whether there is a row of each of the people."""
+        return {row["person"] for row in self.rows if _get_trial(row) == trial} >= set(people)
+
+    def add(self, trial: Trial, people: Sequence[str], figures: Sequence[dict[str, float]]) -> None:
+        """Put the rows of a trial in place of what there is of it."""
+        self.rows = [row for row in self.rows if _get_trial(row) != trial]
+        self.rows += [vars(trial) | {"person": who, **found} for who, found in zip(people, figures, strict=True)]
+        with atomic_write(self.folder / ROWS_FILE) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+
+
+def _get_trial(row: Row) -> Trial:
+    return Trial(row["scene"], row["method"], row["setting"], row["seed"])
+
+
 def run(
     base: Base,
     encoder: IdentityEncoder,
     scenes: Iterable[Scene],
     methods: Mapping[str, Method],
     seeds: Sequence[int],
-    output: Path,
+    ledger: Ledger,
     say: Callable[[str], None],
 ) -> None:
-    """Paint and measure what is not there yet; each trial's rows are written as soon as they are known.
+    """Paint and measure what is not there yet; a method that cannot paint a scene is left out of it.
 
     Args:
         base: that all methods use.
-        encoder: that tells people.
+        encoder: that tells people; moved to the base's device.
         scenes: of the suite.
         methods: by name.
-        seeds: of fits and sampling.
-        output: folder for rows and pictures.
-        say: told of each trial.
+        seeds: of fits and sampling; methods without chance take the first one.
+        ledger: where rows go, and pictures beside them.
+        say: told of each trial, and of what cannot be painted.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    done = {Trial(row["scene"], row["method"], row["setting"], row["seed"]) for row in read_rows(output)}
-    for scene in scenes:
-        save_image(tensor_to_pil(scene.picture), output / f"{scene.name}-style.png")
-        save_image(tensor_to_pil(scene.faces[:1]), output / f"{scene.name}-face.png")
+    encoder.to(base.device)
+    for given in scenes:
+        scene, folder = given.to(base.device), ledger.folder
+        save_image(tensor_to_pil(scene.style.painting.image), folder / f"{scene.name}-style.png")
+        save_image(tensor_to_pil(scene.faces[:1]), folder / f"{scene.name}-face.png")
         if scene.truths is not None:
-            save_image(tensor_to_pil(scene.truths[0][:1]), output / f"{scene.name}-truth.png")
+            save_image(tensor_to_pil(scene.truths[0][:1]), folder / f"{scene.name}-truth.png")
         for name, method in methods.items():
-            for seed in seeds:
+            for seed in seeds if method.is_seeded else seeds[:1]:
                 trials = [Trial(scene.name, name, setting, seed) for setting in method.settings]
-                missing = [trial for trial in trials if trial not in done]
-                painter = method.prepare(base, scene, seed) if missing else None
+                missing = [trial for trial in trials if not ledger.has(trial, scene.people)]
+                if not missing:
+                    continue
+                try:
+                    painter = method.prepare(base, scene, seed)
+                except AcfunError as error:
+                    say(f"{scene.name}: {name} is left out: {error}")
+                    continue
                 for trial in missing:
-                    assert painter is not None
-                    results = painter(trial.setting)
-                    save_image(tensor_to_pil(results[:1]), output / f"{trial.stem}.png")
-                    _append(output, trial, scene, measure(base, encoder, scene, results))
+                    results = painter(trial.setting).to(scene.faces)
+                    save_image(tensor_to_pil(results[:1]), folder / f"{trial.stem}.png")
+                    ledger.add(trial, scene.people, measure(base, encoder, scene, results))
                     say(f"{trial.scene}: {trial.method} {trial.setting:g}, seed {trial.seed}")
 
 
-def _append(output: Path, trial: Trial, scene: Scene, figures: Sequence[dict[str, float]]) -> None:
-    rows = [vars(trial) | {"person": who, **found} for who, found in zip(scene.people, figures, strict=True)]
-    with (output / ROWS_FILE).open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def read_rows(output: Path) -> list[Row]:
-    """The rows written so far; a last line that was cut off by a crash is left out.
+def read_rows(folder: Path) -> list[Row]:
+    """The rows written so far.
 
     Raises:
-        ConfigError: another line is damaged.
+        ConfigError: a line is damaged.
     """
-    path = output / ROWS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    path = folder / ROWS_FILE
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ConfigError(
-                    f"{path}: line {number} is damaged ({error}); delete it or take another folder"
-                ) from error
+            raise ConfigError(f"{path}: line {number} is damaged ({error}); delete it") from error
     return rows
 
 
 def summarise(rows: Sequence[Row], methods: Mapping[str, Method]) -> str:
-    """Each method at its default: means and 95 % bootstrap intervals over people, scenes and seeds, as Markdown."""
+    """Each method at its default as Markdown: means, and 95 % bootstrap intervals over people and scenes.
+
+    The seeds of a person in a scene are averaged first: they are no independent trials.
+    """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row["method"] in methods and row["setting"] == methods[row["method"]].default:
@@ -161,38 +205,52 @@ def summarise(rows: Sequence[Row], methods: Mapping[str, Method]) -> str:
     titles = [f"{name} ({METRICS[name]})" for name in names]
     lines = [f"| method | n | {' | '.join(titles)} |", "|---" * (len(names) + 2) + "|"]
     for method, members in groups.items():
-        cells = [_describe([row[name] for row in members if name in row]) for name in names]
-        lines.append(f"| {method} | {len(members)} | {' | '.join(cells)} |")
+        pictures = {(row["scene"], row["person"]) for row in members}
+        lines.append(f"| {method} | {len(pictures)} | {' | '.join(_describe(members, name) for name in names)} |")
     return "\n".join(lines) + "\n"
 
 
-def _describe(values: Sequence[float]) -> str:
+def _describe(rows: Sequence[Row], name: str) -> str:
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if name in row:
+            values[row["scene"], row["person"]].append(row[name])
     if not values:
         return ""
-    low, high = metrics.bootstrap_interval(torch.tensor(values), torch.Generator().manual_seed(0))
-    return f"{sum(values) / len(values):.3f} ({low:.3f} to {high:.3f})"
+    means = torch.tensor([sum(seeds) / len(seeds) for seeds in values.values()])
+    low, high = metrics.bootstrap_interval(means, torch.Generator().manual_seed(0))
+    return f"{means.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
-def write_report(output: Path, methods: Mapping[str, Method], seed: int) -> list[Path]:
-    """Write table, trade-off plot and sheet of what there is; returns their paths."""
-    rows = read_rows(output)
-    with atomic_write(output / TABLE_FILE) as temporary:
+def write_report(folder: Path, methods: Mapping[str, Method], seed: int) -> list[Path]:
+    """Write table, sheet and trade-off plot of what there is; returns their paths."""
+    rows = read_rows(folder)
+    with atomic_write(folder / TABLE_FILE) as temporary:
         temporary.write_text(summarise(rows, methods), encoding="utf-8")
-    plot_tradeoff(rows, methods, output / PLOT_FILE)
-    write_sheet(output, rows, methods, seed)
-    return [output / TABLE_FILE, output / PLOT_FILE, output / SHEET_FILE]
+    write_sheet(folder, rows, methods, seed)
+    plot_tradeoff(rows, methods, folder / PLOT_FILE)
+    return [path for name in (TABLE_FILE, SHEET_FILE, PLOT_FILE) if (path := folder / name).is_file()]
+
+
+def require_matplotlib() -> None:
+    """Before hours of painting.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError('the trade-off plot needs matplotlib: pip install "acfun-stylization[benchmark]"')
 
 
 def plot_tradeoff(rows: Sequence[Row], methods: Mapping[str, Method], path: Path) -> None:
-    """Identity against style distance, one curve a method over its dial; further up and to the left is better.
+    """Identity against style distance, one curve a method over its dial; further up and to the right is better.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError('the plot needs matplotlib: pip install "acfun[benchmark]"') from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     for name, method in methods.items():
@@ -212,18 +270,19 @@ def plot_tradeoff(rows: Sequence[Row], methods: Mapping[str, Method], path: Path
         figure.savefig(temporary, format="svg")
 
 
-def write_sheet(output: Path, rows: Sequence[Row], methods: Mapping[str, Method], seed: int) -> None:
-    """One row a scene: style, face, truth where there is one, and what each method at its default made of the first."""
-    tiles, labels = [], []
-    for scene in dict.fromkeys(row["scene"] for row in rows):
-        given = [(title, output / f"{scene}-{title}.png") for title in ("style", "face", "truth")]
-        shown = [(title, path) for title, path in given if path.is_file()]
-        shown += [
-            (name, output / f"{Trial(scene, name, method.default, seed).stem}.png") for name, method in methods.items()
-        ]
-        if all(path.is_file() for _, path in shown):
-            tiles += [load_image(path).resize((THUMBNAIL, THUMBNAIL)) for _, path in shown]
-            labels += [title for title, _ in shown]
-            columns = len(shown)
+def write_sheet(folder: Path, rows: Sequence[Row], methods: Mapping[str, Method], seed: int) -> None:
+    """One row a scene: style, face, truth where all have one, and the first person by each method at its default."""
+    scenes = list(dict.fromkeys(row["scene"] for row in rows))
+    given = [
+        title for title in ("style", "face", "truth") if all((folder / f"{s}-{title}.png").is_file() for s in scenes)
+    ]
+    titles = [*given, *methods]
+    tiles = []
+    for scene in scenes:
+        paths = [folder / f"{scene}-{title}.png" for title in given]
+        paths += [folder / f"{Trial(scene, name, part.default, seed).stem}.png" for name, part in methods.items()]
+        if all(path.is_file() for path in paths):
+            tiles += [ImageOps.pad(load_image(path), (THUMBNAIL, THUMBNAIL), color="white") for path in paths]
     if tiles:
-        save_image(contact_sheet(tiles, columns, labels), output / SHEET_FILE)
+        labels = titles * (len(tiles) // len(titles))
+        save_image(contact_sheet(tiles, len(titles), labels), folder / SHEET_FILE)

@@ -1,8 +1,9 @@
 """What benchmarks paint: styles and people, with the truth where it is known."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class Scene:
         name: of the style.
         people: their names.
         picture: the style image as it was given, (1,3,h,w) in [-1,1].
-        head: its face, in canonical framing; without landmarks where it has none.
+        style: its head and, at the resolution of the faces, the whole of it.
         faces: (B,3,S,S) in [-1,1], in canonical framing.
         landmarks: (B,189,2) pixels.
         truths: what the painter of the style makes of the faces, and the landmarks there; None where nobody knows.
@@ -37,10 +38,22 @@ class Scene:
     name: str
     people: tuple[str, ...]
     picture: Tensor
-    head: Portrait
+    style: StyleImage
     faces: Tensor
     landmarks: Tensor
     truths: tuple[Tensor, Tensor] | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        truths = None if self.truths is None else (self.truths[0].to(device), self.truths[1].to(device))
+        return replace(
+            self,
+            picture=self.picture.to(device),
+            style=self.style.to(device),
+            faces=self.faces.to(device),
+            landmarks=self.landmarks.to(device),
+            truths=truths,
+        )
 
 
 def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
@@ -48,18 +61,22 @@ def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
 
     Args:
         name: of the renderer.
-        index: of the style in its suite: seeds the renderer, and chooses the person of the style image.
+        index: of the style in its suite: seeds the renderer, and chooses the person of the style image among those who
+            are not painted.
         size: of the portraits, pixels.
         num_people: to be painted.
 
     Raises:
-        ConfigError: there is no such renderer.
+        ConfigError: there is no such renderer, or nobody is left for the style image.
         DataError: the photographs are not there.
     """
     if name not in RENDERERS:
         raise ConfigError(f"there is no renderer {name!r}; choose from {', '.join(sorted(RENDERERS))}")
     sampler = build_sampler(require_data_dir(), size, is_held_out=True, rendering_probability=0.0, seed=0)
-    people = [sampler(i) for i in (*range(num_people), num_people + index)]
+    total = len(sampler.morphs.people)
+    if num_people >= total:
+        raise ConfigError(f"{num_people} of {total} held-out people leave none for the style image; ask for fewer")
+    people = [sampler(i) for i in (*range(num_people), num_people + index % (total - num_people))]
     renderings = [
         RENDERERS[name].render(person.image, person.landmarks, np.random.default_rng(index)) for person in people
     ]
@@ -67,11 +84,12 @@ def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
     pictures = torch.cat([array_to_tensor(rendering.image) for rendering in renderings])
     points = torch.stack([torch.from_numpy(person.landmarks) for person in people])
     moved = torch.stack([torch.from_numpy(rendering.landmarks) for rendering in renderings])
+    sitter = Portrait(pictures[-1:], moved[-1:])
     return Scene(
         name=name,
         people=tuple(f"person {i}" for i in range(num_people)),
         picture=pictures[-1:],
-        head=Portrait(pictures[-1:], moved[-1:]),
+        style=StyleImage(sitter, sitter, 1.0),
         faces=photos[:-1],
         landmarks=points[:-1],
         truths=(pictures[:-1], moved[:-1]),
@@ -94,7 +112,7 @@ def build_paintings(
             name=path.stem,
             people=tuple(photo.stem for photo in photos),
             picture=picture,
-            head=StyleImage.from_picture(picture, size, finder).head,
+            style=StyleImage.from_picture(picture, size, finder),
             faces=torch.cat([portrait.image for portrait in portraits]),
             landmarks=torch.cat([portrait.landmarks for portrait in portraits if portrait.landmarks is not None]),
         )
@@ -104,13 +122,15 @@ def list_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, by name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or two have the same name.
     """
     found = (
         sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else []
     )
     if not found:
         raise ConfigError(f"{folder} is no folder with pictures ({', '.join(sorted(PICTURE_SUFFIXES))}); give another")
+    if len({path.stem for path in found}) < len(found):
+        raise ConfigError(f"{folder} has pictures of the same name with different endings; rename one of them")
     return found
 
 

@@ -84,6 +84,7 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
     return {
         (*stylize, out, "-q", "--base", "minni"): ("'minni'", "diffusers folder"),
         (*stylize, out, "--steps", 3, "--strength", 0.1): ("0.1", "raise one of them"),
+        (*stylize, out, "--steps", 1): ("0.4", "raise one of them"),
         (*stylize, tmp_path / "out.xyz"): ("'.xyz'", ".png"),
         (*stylize, tmp_path / "none" / "out.png"): ("does not exist", "create it"),
         (*stylize, out, "--config", tmp_path / "wrong.toml"): ("'max_step'", "'max_steps'"),

@@ -13,7 +13,7 @@ def test_an_unknown_method_is_named_with_those_there_are(tmp_path: Path) -> None
 
 
 def test_paintings_need_their_folders(tmp_path: Path) -> None:
-    result = run("benchmark", "--suite", "paintings", "--output", str(tmp_path))
+    result = run("benchmark", "--suite", "paintings", "--output", str(tmp_path / "run"))
     assert result.exit_code == 1
     assert "--photos" in result.stderr
 
@@ -21,6 +21,7 @@ def test_paintings_need_their_folders(tmp_path: Path) -> None:
 def test_an_empty_folder_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "paintings").mkdir()
     (tmp_path / "paintings" / "noise.png").write_bytes((folder / "style.png").read_bytes())
+    (tmp_path / "none").mkdir()
     arguments = ["--suite", "paintings", "--paintings", str(tmp_path / "paintings"), "--photos", str(tmp_path / "none")]
     result = run("benchmark", *arguments, "--base", str(folder / "base"), "--output", str(tmp_path / "run"))
     assert result.exit_code == 1

@@ -9,7 +9,7 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from acfun.base import Base
-from acfun.errors import ConfigError
+from acfun.errors import ConfigError, NoFaceFoundError
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
 from acfun.evaluation.runner import (
     METRICS,
@@ -17,6 +17,7 @@ from acfun.evaluation.runner import (
     ROWS_FILE,
     SHEET_FILE,
     TABLE_FILE,
+    Ledger,
     measure,
     read_rows,
     run,
@@ -24,7 +25,7 @@ from acfun.evaluation.runner import (
 )
 from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, list_pictures
 from acfun.images import save_image, tensor_to_array, tensor_to_pil
-from acfun.portrait import Portrait, place_mean_face
+from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.synthetic.data import find_data_dir
 from benchmarks.ablation import build_methods
 from tests.fitting import build_face_finder, build_identity_encoder
@@ -50,7 +51,7 @@ def make_scene(*, has_truth: bool = True) -> Scene:
         name="noise",
         people=("Ann", "Bert"),
         picture=style,
-        head=Portrait(style, landmarks),
+        style=StyleImage(Portrait(style, landmarks), Portrait(style, landmarks), 1.0),
         faces=faces,
         landmarks=landmarks.expand(2, -1, -1),
         truths=(make_pictures(2, 2), landmarks.expand(2, -1, -1)) if has_truth else None,
@@ -130,24 +131,52 @@ def test_a_run_goes_on_where_it_ended(base: Base, tmp_path: Path) -> None:
     encoder = build_identity_encoder()
     told: list[str] = []
     methods = {name: METHODS[name] for name in ("photograph", "statistics")}
-    for _ in range(2):
-        run(base, encoder, [make_scene()], methods, [0, 1], tmp_path, told.append)
-    assert len(told) == 2 * (1 + 2)  # the second run had nothing to do
+    methods["transport"] = METHODS["transport"]
+
+    def go_on() -> None:
+        run(base, encoder, [make_scene()], methods, [0, 1], Ledger(tmp_path, {"people": 2}), told.append)
+
+    go_on()
+    assert len(told) == 1 + 2 + 2 * 2  # only the last one depends on the seed
+    go_on()
+    assert len(told) == 7
     rows = read_rows(tmp_path)
-    assert len(rows) == 2 * len(told)
+    assert len(rows) == 2 * 7
     assert {row["person"] for row in rows} == {"Ann", "Bert"}
+    (tmp_path / ROWS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows[1:]), encoding="utf-8")
+    go_on()  # a trial without all its people is painted again, whole
+    assert len(told) == 8
+    assert sorted(map(str, read_rows(tmp_path))) == sorted(map(str, rows))
     paths = write_report(tmp_path, methods, 0)
-    assert {path.name for path in paths} == {TABLE_FILE, PLOT_FILE, SHEET_FILE}
+    assert [path.name for path in paths] == [TABLE_FILE, SHEET_FILE, PLOT_FILE]
+    assert all(path.is_file() for path in paths)
     table = (tmp_path / TABLE_FILE).read_text(encoding="utf-8").splitlines()
-    assert [line.split("|")[1].strip() for line in table[2:]] == ["photograph", "statistics"]
-    assert all(line.split("|")[2].strip() == "4" for line in table[2:])
+    assert {line.split("|")[1].strip() for line in table[2:]} == set(methods)
+    assert all(line.split("|")[2].strip() == "2" for line in table[2:])
     assert (tmp_path / PLOT_FILE).read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
 
-def test_a_line_cut_off_by_a_crash_is_left_out_and_a_damaged_one_named(tmp_path: Path) -> None:
+def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
+    Ledger(tmp_path, {"people": 2, "base": "mini"})
+    Ledger(tmp_path, {"people": 2, "base": "mini"})
+    with pytest.raises(ConfigError, match="people 2; now it is 3"):
+        Ledger(tmp_path, {"people": 3, "base": "mini"})
+
+
+def test_a_method_that_cannot_paint_a_scene_is_left_out(base: Base, tmp_path: Path) -> None:
+    told: list[str] = []
+    methods = {name: METHODS[name] for name in ("truth", "photograph")}
+    scene = make_scene(has_truth=False)
+    run(base, build_identity_encoder(), [scene], methods, [0], Ledger(tmp_path, {}), told.append)
+    assert [text.split(",")[0] for text in told] == [
+        "noise: truth is left out: the truth of 'noise' is not known; leave the method 'truth' to the suite 'paired'",
+        "noise: photograph 1",
+    ]
+    assert {row["method"] for row in read_rows(tmp_path)} == {"photograph"}
+
+
+def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     row = json.dumps({"scene": "a"})
-    (tmp_path / ROWS_FILE).write_text(f"{row}\n{row[:5]}", encoding="utf-8")
-    assert read_rows(tmp_path) == [{"scene": "a"}]
     (tmp_path / ROWS_FILE).write_text(f"{row[:5]}\n{row}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="line 1 is damaged"):
         read_rows(tmp_path)
@@ -158,9 +187,12 @@ def test_pictures_make_a_suite(tmp_path: Path) -> None:
         save_image(tensor_to_pil(make_pictures(1, 3, 48)), tmp_path / name)
     paths = list_pictures(tmp_path)
     assert [path.name for path in paths] == ["a.png", "b.png"]
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.png").read_bytes())
+    with pytest.raises(ConfigError, match="same name"):
+        list_pictures(tmp_path)
     with pytest.raises(ConfigError, match="no folder with pictures"):
         list_pictures(tmp_path / "nowhere")
-    with pytest.raises(Exception, match="no face"):
+    with pytest.raises(NoFaceFoundError):
         list(build_paintings(paths, paths, SIZE, build_face_finder()))
 
 
@@ -178,6 +210,8 @@ def test_a_paired_scene_has_the_truth_of_every_person() -> None:
     assert scene.landmarks.shape == scene.truths[1].shape == (2, 189, 2)
     assert not torch.equal(scene.faces, scene.truths[0])
     assert len(scene.people) == 2
+    with pytest.raises(ConfigError, match="leave none"):
+        build_paired("etching", 0, 64, 99)
 
 
 def test_every_default_is_one_of_the_settings() -> None:
