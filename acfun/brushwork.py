@@ -238,6 +238,5 @@ def _scale_size(image: Tensor, scale: int) -> tuple[int, int]:
 
 
 def _cut_source(portrait: Portrait, scale: int) -> tuple[Tensor, Tensor | None]:
-    masks = portrait.draw_masks()
-    regions = _shrink_masks(torch.stack(list(masks.values()))[None], scale) if masks else None
-    return _shrink(portrait.image, scale), regions
+    masks = portrait.stack_masks()
+    return _shrink(portrait.image, scale), None if masks is None else _shrink_masks(masks, scale)

@@ -14,6 +14,7 @@ from acfun.brushwork import Brushwork
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
 from acfun.images import resize
+from acfun.patches import AROUND_HEAD
 from acfun.portrait import Portrait, StyleImage
 
 WHOLE = "whole"
@@ -21,7 +22,7 @@ NUM_SCALES = 3
 NUM_DIRECTIONS = 48
 MIN_REGION_PATCHES = 24
 BLEND = 7  # pixels on either side of a region's edge where recoloured regions run into each other
-SCENE_REGIONS = (WHOLE, "body", "background")  # taken from the whole painting rather than from around the painted face
+SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
 NEIGHBOURS = {
@@ -103,7 +104,9 @@ class Imagery:
             face: `describe` of it.
             freedom: > 0; how much less than usual the photograph's light and shade count.
         """
-        return self.brushwork.sketch(self.recolour(portrait.image, [face]), _stack_masks(portrait), freedom)
+        masks = portrait.stack_masks()
+        assert masks is not None
+        return self.brushwork.sketch(self.recolour(portrait.image, [face]), masks, freedom)
 
     def finish(self, image: Tensor, face: FaceTargets, freedom: float = 1.0) -> Tensor:
         """A painted portrait (1,3,H,W) with the strokes that the networks have blurred.
@@ -113,7 +116,9 @@ class Imagery:
             face: `describe` of the photograph.
             freedom: as for `sketch`.
         """
-        return self.brushwork.finish(image, _stack_masks(Portrait(image, face.landmarks[None])), freedom)
+        masks = Portrait(image, face.landmarks[None]).stack_masks()
+        assert masks is not None
+        return self.brushwork.finish(image, masks, freedom)
 
     @torch.no_grad()
     def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:
@@ -215,10 +220,6 @@ class Imagery:
     def _encode_identity(self, images: Tensor, landmarks: Tensor) -> Tensor:
         embeds: Tensor = self.encoder(face_crop(images.float(), landmarks))
         return embeds
-
-
-def _stack_masks(portrait: Portrait) -> Tensor:
-    return torch.stack(list(portrait.draw_masks().values()))[None]
 
 
 def build_patch_bank(style: StyleImage) -> PatchBank:

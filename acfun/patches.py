@@ -13,7 +13,8 @@ from acfun.images import compute_luma
 PATCH_SIZE = 7
 NUM_COLOUR_COMPONENTS, NUM_LUMA_COMPONENTS = 48, 16
 REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
-AROUND_HEAD, MIN_AROUND_HEAD = ("body", "background"), 0.9
+AROUND_HEAD = ("body", "background")  # regions taken from the whole painting, not only from around its face
+MIN_AROUND_HEAD = 0.9
 SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
 NUM_COMPLETENESS_QUERIES = 1500  # at least, where there are as many; at most twice that
 MAX_KEYS = 32768  # of a search; more of the painting's patches than that are thinned out

@@ -35,10 +35,14 @@ class Portrait:
 
     def draw_masks(self) -> dict[str, Tensor]:
         """Soft masks (H,W) in [0,1] by region, in the order of `REGIONS`; empty without a face."""
+        masks = self.stack_masks()
+        return {} if masks is None else dict(zip(REGIONS, masks[0], strict=True))
+
+    def stack_masks(self) -> Tensor | None:
+        """The same masks in one (1,6,H,W); None without a face."""
         if self.landmarks is None:
-            return {}
-        height, width = self.image.shape[-2:]
-        return dict(zip(REGIONS, draw_regions(self.landmarks, (height, width))[0], strict=True))
+            return None
+        return draw_regions(self.landmarks, (self.image.shape[-2], self.image.shape[-1]))
 
 
 @dataclass(frozen=True)

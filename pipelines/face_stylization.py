@@ -225,9 +225,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_arguments(face, face_landmarks, latents, callback_on_step_end_tensor_inputs)
-        for name, value in (("imagery_scale", imagery_scale), ("num_guide_steps", num_guide_steps)):
-            if value < 0:
-                raise ValueError(f"{name} is {value}: 0 does without, larger values do more")
+        _check_dials(imagery_scale=imagery_scale, identity_scale=identity_scale, num_guide_steps=num_guide_steps)
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)
@@ -348,3 +346,9 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         # Schedulers differ in how they scale noisy latents.
         noised: Tensor = self.scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(faces)))
         return noised
+
+
+def _check_dials(**dials: float) -> None:
+    for name, value in dials.items():
+        if value < 0:
+            raise ValueError(f"{name} is {value}: 0 does without, larger values do more")

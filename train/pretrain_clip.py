@@ -31,6 +31,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from acfun.config import load_config
 from train import pretraining
 from train.build_tokenizer import build_tokenizer, sample_corpus
+from train.ema import Ema
 
 MAX_LOGIT_SCALE = 100.0
 RETRIEVAL_GROUP = 32
@@ -162,7 +163,7 @@ class ClipRun:
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         )
         self.pair = build_pair(config, tokenizer).to(accelerator.device)
-        self.ema = pretraining.Ema(self.pair, config.ema_decay)
+        self.ema = Ema(self.pair, config.ema_decay)
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for name, parameter in self.pair.named_parameters():

@@ -23,6 +23,7 @@ from acfun.face.align import compose_transforms
 from acfun.face.finder import FaceFinder, fit_pose, regress_landmarks
 from acfun.face.networks import LandmarkPrediction, PoseMaps
 from train import pretraining
+from train.ema import Ema
 from train.face_augmentation import sample_framings
 from train.face_scenes import (
     COARSE_NOISE,
@@ -149,7 +150,7 @@ class FaceFinderRun:
         trainer = FaceFinderTrainer(self.finder)
         self.optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)
         self.trainer, self.optimizer = accelerator.prepare(trainer, self.optimizer)
-        self.ema = pretraining.Ema(self.finder, config.ema_decay)
+        self.ema = Ema(self.finder, config.ema_decay)
 
     def sample(self, generator: torch.Generator) -> tuple[FaceBatch, SceneBatch]:
         """Draw one batch of crops and one of scenes, each from one folder of shards."""
@@ -216,7 +217,7 @@ def train(args: argparse.Namespace, config: FaceFinderConfig) -> None:
         pretraining.load_checkpoint(args.output, state, generator, **run.parts())
     elif args.init is not None:
         run.finder.load_state_dict(FaceFinder.from_pretrained(args.init).state_dict())
-        run.ema = pretraining.Ema(run.finder, config.ema_decay)
+        run.ema = Ema(run.finder, config.ema_decay)
 
     def step(progress: float) -> tuple[dict[str, float], int]:
         return run.step(progress, generator), config.face_batch_size

@@ -23,6 +23,7 @@ from acfun.config import load_config
 from acfun.face.align import IDENTITY_CROP_SIZE, face_crop
 from acfun.face.identity import IdentityEncoder
 from train import pretraining
+from train.ema import Ema
 from train.face_scenes import FaceShards, compute_mean_shape
 from train.identity_augmentation import augment_crops
 from train.identity_data import IdentityBank, open_bank
@@ -150,7 +151,7 @@ class IdentityRun:
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
         self.trainer, self.optimizer = accelerator.prepare(trainer, self.optimizer)
-        self.ema = pretraining.Ema(self.encoder, config.ema_decay)
+        self.ema = Ema(self.encoder, config.ema_decay)
 
     def _encode_people(self) -> Tensor:
         """(C,D): each person's first picture as the encoder sees it."""
@@ -172,7 +173,7 @@ class IdentityRun:
             fit_head(self.encoder, batches)
         trainer: IdentityTrainer = self.accelerator.unwrap_model(self.trainer)
         trainer.prototypes.data.copy_(self._encode_people())
-        self.ema = pretraining.Ema(self.encoder, self.config.ema_decay)
+        self.ema = Ema(self.encoder, self.config.ema_decay)
 
     def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
         """Train on one batch; returns the losses."""

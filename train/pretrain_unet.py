@@ -27,6 +27,7 @@ from acfun.config import load_config
 from acfun.images import contact_sheet, save_image, tensor_to_pil
 from acfun.sampling import denoise, select_timesteps
 from train import pretraining
+from train.ema import Ema
 from train.latents import Latents, Neighbours, load_latents, load_neighbours
 
 SHEET_PROMPTS = (
@@ -195,7 +196,7 @@ class UnetRun:
         if accelerator.device.type == "cpu":
             speed_up_group_norms(self.unet)
             self.unet.set_attn_processor(AttnProcessor())  # the backward pass of torch's fused attention is slow there
-        self.ema = pretraining.Ema(self.unet, config.ema_decay)
+        self.ema = Ema(self.unet, config.ema_decay)
         trainer = UnetTrainer(self.unet, self.scheduler.alphas_cumprod, config.snr_gamma)
         optimizer = torch.optim.AdamW(trainer.parameters(), betas=(0.9, 0.99), weight_decay=config.weight_decay)
         self.trainer, self.optimizer = accelerator.prepare(trainer, optimizer)
@@ -204,7 +205,7 @@ class UnetRun:
         """Take the weights of an exported UNet, for the same latents, in place of the random ones."""
         start = UNet2DConditionModel.from_pretrained(directory, torch_dtype=torch.float32)
         self.unet.load_state_dict(start.state_dict())
-        self.ema = pretraining.Ema(self.unet, self.config.ema_decay)
+        self.ema = Ema(self.unet, self.config.ema_decay)
 
     def step(self, data: Latents, progress: float, generator: torch.Generator) -> dict[str, float]:
         """Train on one batch; returns the losses."""

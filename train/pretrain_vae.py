@@ -23,6 +23,7 @@ from acfun.config import load_config
 from acfun.evaluation.metrics import compute_perceptual_distance
 from acfun.face.identity import FeatureStages
 from train import pretraining
+from train.ema import Ema
 from train.vae_init import initialise_linear
 from train.vae_parts import PatchDiscriminator, vary_colours
 
@@ -171,7 +172,7 @@ class VaeRun:
         if accelerator.device.type == "cpu":
             speed_up_group_norms(self.vae)
         self.discriminator = PatchDiscriminator()
-        self.ema = pretraining.Ema(self.vae, config.ema_decay)
+        self.ema = Ema(self.vae, config.ema_decay)
         trainer = VaeTrainer(self.vae, features, config)
         self.vae.encoder.requires_grad_(config.trains_encoder)
         self.vae.quant_conv.requires_grad_(config.trains_encoder)

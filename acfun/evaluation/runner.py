@@ -262,7 +262,10 @@ def plot_tradeoff(rows: Sequence[Row], methods: Mapping[str, Method], path: Path
                     [sum(row[key] for row in members) / len(members) for key in ("style_distance", "identity")]
                 )
         if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+            label = (
+                name if len(points) == 1 else f"{name}, {method.dial} {method.settings[0]:g} to {method.settings[-1]:g}"
+            )
+            axes.plot(*zip(*points, strict=True), marker="o", label=label)
     axes.set(xlabel="distance to the style", ylabel="identity to the person")
     axes.invert_xaxis()
     axes.legend()

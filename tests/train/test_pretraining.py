@@ -18,7 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from acfun.errors import DataError
 from acfun.process import MALLOC_SETTINGS
 from train import pretraining
-from train.pretraining import Budget, Ema, Interval, TrainState
+from train.ema import Ema
+from train.pretraining import Budget, Interval, TrainState
 
 
 class Toy:
