@@ -7,13 +7,14 @@ overlapping ones are averaged, again and again, at each scale. Strokes are the p
 is the picture's light and shade, the more closely the more there is to see.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.face.regions import REGIONS
+from acfun.face.regions import REGIONS, fold_regions
 from acfun.images import resize
 from acfun.patches import PATCH_SIZE, REGION_WEIGHT, Patches, Queries, compute_smooth_luma, unfold
 from acfun.portrait import Portrait, StyleImage
@@ -60,8 +61,10 @@ class Brushwork:
     """
 
     def __init__(self, style: StyleImage) -> None:
-        self.has_face = style.head.landmarks is not None
         self.style = style
+        self.has_face = style.head.regions is not None
+        masks = (*style.head.masks.items(), *style.painting.masks.items())
+        self.known_regions = {name for name, mask in masks if float(mask.sum()) >= PATCH_SIZE**2}
         self._scales: dict[int, Patches] = {}
 
     @torch.no_grad()
@@ -82,7 +85,7 @@ class Brushwork:
         for order, scale in enumerate(range(coarsest, -1, -1)):
             plan = PLANS[min(order, len(PLANS) - 1)]
             wanted, masks = _shrink(picture, scale), _shrink_masks(regions, scale)
-            guide = _Guide(wanted, masks, self.has_face, plan.stride, freedom)
+            guide = _Guide(wanted, masks, self.known_regions, plan.stride, freedom)
             canvas = guide.draw_canvas() if canvas is None else resize(canvas, guide.size)
             canvas, found = self._work(plan, guide, self._cut(scale), canvas, found)
         assert canvas is not None
@@ -91,7 +94,7 @@ class Brushwork:
     @torch.no_grad()
     def finish(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
         """Go over a picture that is painted already, at the finest scale alone; arguments as for `sketch`."""
-        guide = _Guide(picture, regions, self.has_face, FINISHING.stride, freedom, keeps=False)
+        guide = _Guide(picture, regions, self.known_regions, FINISHING.stride, freedom, keeps=False)
         return self._work(FINISHING, guide, self._cut(0), picture, None)[0].clamp(-1, 1)
 
     def _work(
@@ -133,7 +136,7 @@ class _Guide:
     Args:
         wanted: (1,3,h,w).
         masks: (1,6,h,w).
-        uses_regions: whether the painting has regions too.
+        known_regions: those that the painting has too.
         stride: of the patches that are replaced.
         freedom: by which the luma's weights are divided.
         keeps: whether eyes and mouth are in part left as they are.
@@ -143,7 +146,7 @@ class _Guide:
         self,
         wanted: Tensor,
         masks: Tensor,
-        uses_regions: bool,
+        known_regions: Collection[str],
         stride: int,
         freedom: float,
         *,
@@ -154,12 +157,11 @@ class _Guide:
         self.grid = tuple(-(-(side - 1) // stride) + 1 for side in self.size)
         self.wanted, self.background = wanted, masks[:, REGIONS.index("background"), None]
         self.luma = self._unfold(compute_smooth_luma(wanted))
-        self.masks = self._unfold_means(masks)
         weights = masks.new_tensor([LUMA_WEIGHTS_BY_REGION[name] for name in REGIONS])
         contrast = (self.luma.std(1) * PATCH_SIZE / FULL_CONTRAST).clamp(max=1)
         self.weights = MIN_LUMA_WEIGHT + (MAX_LUMA_WEIGHT - MIN_LUMA_WEIGHT) * contrast
-        self.weights *= self.masks @ weights / freedom
-        self.regions = REGION_WEIGHT * self.masks * float(uses_regions)
+        self.weights *= self._unfold_means(masks) @ weights / freedom
+        self.regions = REGION_WEIGHT * self._unfold_means(fold_regions(masks, known_regions))
         kept = masks.new_tensor([KEPT_SHARES.get(name, 0.0) for name in REGIONS])
         self.kept = float(keeps) * torch.einsum("brhw,r->bhw", masks, kept)[:, None]
         along = torch.arange(PATCH_SIZE, device=wanted.device) - PATCH_SIZE // 2
@@ -238,5 +240,5 @@ def _scale_size(image: Tensor, scale: int) -> tuple[int, int]:
 
 
 def _cut_source(portrait: Portrait, scale: int) -> tuple[Tensor, Tensor | None]:
-    masks = portrait.stack_masks()
-    return _shrink(portrait.image, scale), None if masks is None else _shrink_masks(masks, scale)
+    regions = portrait.regions
+    return _shrink(portrait.image, scale), None if regions is None else _shrink_masks(regions, scale)

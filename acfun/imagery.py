@@ -13,6 +13,7 @@ from acfun.base.vae_features import decode_latents, encode_features
 from acfun.brushwork import Brushwork
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
+from acfun.face.regions import REGIONS, fold_regions
 from acfun.images import resize
 from acfun.patches import AROUND_HEAD
 from acfun.portrait import Portrait, StyleImage
@@ -25,14 +26,6 @@ BLEND = 7  # pixels on either side of a region's edge where recoloured regions r
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
-NEIGHBOURS = {
-    "eyes": ("skin", "hair"),
-    "mouth": ("skin", "hair"),
-    "skin": ("hair", "background"),
-    "hair": ("background", "skin"),
-    "body": ("background", "hair"),
-    "background": ("body", "hair", "skin"),
-}
 TERMS = frozenset({"statistics", "gram", "structure", "shading", "identity"})
 
 PatchBank = tuple[dict[str, Tensor], ...]
@@ -45,6 +38,7 @@ class FaceTargets:
 
     Attributes:
         landmarks: (189,2) pixels.
+        regions: (6,H,W) in [0,1], its `REGIONS`.
         masks: per scale, region name → (H,W) in [0,1]; one region `whole` where the style has no face.
         self_similarities: per structure stage (P,P).
         shading: (h,w) of `acfun.losses.compute_shading`.
@@ -53,6 +47,7 @@ class FaceTargets:
     """
 
     landmarks: Tensor
+    regions: Tensor
     masks: PatchBank
     self_similarities: tuple[Tensor, ...]
     shading: Tensor
@@ -85,10 +80,12 @@ class Imagery:
     def describe(self, face: Portrait) -> FaceTargets:
         """What is to be kept of a portrait with landmarks, of any size."""
         assert face.landmarks is not None
-        masks = face.draw_masks()
+        assert face.regions is not None
+        masks = face.masks
         shaded = torch.stack([torch.stack([masks[name] for name in names]).sum(0) for names in SHADED_REGIONS])
         return FaceTargets(
             landmarks=face.landmarks[0],
+            regions=face.regions[0],
             masks=merge_masks(face, self.patches),
             self_similarities=tuple(losses.self_similarity(part)[0] for part in self._extract_structure(face.image)),
             shading=losses.compute_shading(face.image)[0],
@@ -104,9 +101,7 @@ class Imagery:
             face: `describe` of it.
             freedom: > 0; how much less than usual the photograph's light and shade count.
         """
-        masks = portrait.stack_masks()
-        assert masks is not None
-        return self.brushwork.sketch(self.recolour(portrait.image, [face]), masks, freedom)
+        return self.brushwork.sketch(self.recolour(portrait.image, [face]), face.regions[None], freedom)
 
     def finish(self, image: Tensor, face: FaceTargets, freedom: float = 1.0) -> Tensor:
         """A painted portrait (1,3,H,W) with the strokes that the networks have blurred.
@@ -116,9 +111,7 @@ class Imagery:
             face: `describe` of the photograph.
             freedom: as for `sketch`.
         """
-        masks = Portrait(image, face.landmarks[None]).stack_masks()
-        assert masks is not None
-        return self.brushwork.finish(image, masks, freedom)
+        return self.brushwork.finish(image, face.regions[None], freedom)
 
     @torch.no_grad()
     def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:
@@ -244,13 +237,8 @@ def merge_masks(face: Portrait, bank: PatchBank) -> PatchBank:
 def _merge(image: Tensor, masks: Mapping[str, Tensor], level: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if WHOLE in level:
         return {WHOLE: image.new_ones(image.shape[-2:])}
-    merged = {name: masks[name].clone() for name in level}
-    # In the order of the masks, since sums in another order differ in the last bit.
-    for name in masks:
-        neighbour = next((other for other in NEIGHBOURS[name] if other in merged), None)
-        if name not in merged and neighbour is not None:
-            merged[neighbour] += masks[name]
-    return merged
+    folded = fold_regions(torch.stack([masks[name] for name in REGIONS])[None], level)[0]
+    return {name: folded[REGIONS.index(name)] for name in level}
 
 
 def _cut_regions(image: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -260,7 +248,7 @@ def _cut_regions(image: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _build_pyramid(portrait: Portrait) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """(image, region masks) at `NUM_SCALES` scales, each half of the one before."""
-    image, masks, levels = portrait.image, portrait.draw_masks(), []
+    image, masks, levels = portrait.image, portrait.masks, []
     masks = masks or {WHOLE: image.new_ones(image.shape[-2:])}
     for _ in range(NUM_SCALES):
         levels.append((image, masks))

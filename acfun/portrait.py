@@ -1,7 +1,8 @@
 """Portraits: pictures in canonical framing and what is known of the face in them; the picture a style comes from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -11,14 +12,15 @@ from torch import Tensor
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import portrait_crop, portrait_transform, transform_points
 from acfun.face.finder import MIN_SCORE, FaceFinder, find_face, find_faces
-from acfun.face.regions import REGIONS, draw_regions
+from acfun.face.regions import REGIONS
+from acfun.face.segmentation import segment_regions
 from acfun.images import resize
 from acfun.synthetic.renderers.shapes import mean_shape
 
 SIDE_STEP = 32
 MAX_ASPECT = 2
 # Painted faces, in profile too, score low; where a star is taken for one, its colours are the painting's all the same.
-MIN_PAINTED_SCORE = 0.2
+MIN_PAINTED_SCORE, SURE_PAINTED_SCORE = 0.2, 0.5
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,22 @@ class Portrait:
     Attributes:
         image: (1,3,H,W) in [-1,1].
         landmarks: (1,189,2) pixels, or None where no face was found.
+        certainty: in [0,1], of the landmarks.
     """
 
     image: Tensor
     landmarks: Tensor | None
+    certainty: float = 1.0
 
-    def draw_masks(self) -> dict[str, Tensor]:
-        """Soft masks (H,W) in [0,1] by region, in the order of `REGIONS`; empty without a face."""
-        masks = self.stack_masks()
-        return {} if masks is None else dict(zip(REGIONS, masks[0], strict=True))
+    @cached_property
+    def regions(self) -> Tensor | None:
+        """Soft masks (1,6,H,W) in [0,1] of its `REGIONS`; None without a face."""
+        return None if self.landmarks is None else segment_regions(self.image, self.landmarks, self.certainty)
 
-    def stack_masks(self) -> Tensor | None:
-        """The same masks in one (1,6,H,W); None without a face."""
-        if self.landmarks is None:
-            return None
-        return draw_regions(self.landmarks, (self.image.shape[-2], self.image.shape[-1]))
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The same, (H,W) by name, in the order of `REGIONS`; empty without a face."""
+        return {} if self.regions is None else dict(zip(REGIONS, self.regions[0], strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,12 @@ class StyleImage:
         """
         faces = [] if finder is None else find_faces(picture, finder, min_score=MIN_PAINTED_SCORE)
         if not faces:
-            return cls(_round(cut_middle(picture, size)), _round(_shrink(picture, None, size)))
+            return cls(_round(cut_middle(picture, size), 0.0), _round(_shrink(picture, None, size), 0.0))
         face = max(faces, key=lambda face: face.score * (face.box[3] - face.box[1]))
         landmarks = face.landmarks.to(picture)[None]
         head, painting = cut_head(picture, landmarks, size), _shrink(picture, landmarks, size)
-        return cls(_round(head), _round(painting), float(np.float16(face.score)))
+        score = float(np.float16(face.score))
+        return cls(_round(head, score), _round(painting, score), score)
 
     @property
     def trusted_landmarks(self) -> Tensor | None:
@@ -83,12 +87,13 @@ class StyleImage:
         """The inverse of `to_tensors`; None where the tensors are not there."""
         if not {"head", "painting"} <= tensors.keys():
             return None
+        score = float(tensors["score"]) if "score" in tensors else 0.0
         parts = []
         for name in ("head", "painting"):
             landmarks = tensors.get(f"{name}_landmarks")
             image = tensors[name].float() / 127.5 - 1
-            parts.append(Portrait(image, None if landmarks is None else landmarks.float()))
-        return cls(parts[0], parts[1], float(tensors["score"]) if "score" in tensors else 0.0)
+            parts.append(Portrait(image, None if landmarks is None else landmarks.float(), _trust(score)))
+        return cls(parts[0], parts[1], score)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Images as uint8 (1,3,H,W), landmarks as float32, on the CPU, by name."""
@@ -166,11 +171,16 @@ def _shrink(picture: Tensor, landmarks: Tensor | None, size: int) -> Portrait:
     return Portrait(resize(picture, new).clamp(-1, 1), placed)
 
 
-def _round(portrait: Portrait) -> Portrait:
+def _round(portrait: Portrait, score: float) -> Portrait:
     landmarks = None if portrait.landmarks is None else portrait.landmarks.half().float()
-    return Portrait(((portrait.image + 1) * 127.5).round() / 127.5 - 1, landmarks)
+    return Portrait(((portrait.image + 1) * 127.5).round() / 127.5 - 1, landmarks, _trust(score))
+
+
+def _trust(score: float) -> float:
+    """The certainty of a painted face's landmarks."""
+    return min(1.0, max(0.0, (score - MIN_PAINTED_SCORE) / (SURE_PAINTED_SCORE - MIN_PAINTED_SCORE)))
 
 
 def _move(portrait: Portrait, device: torch.device) -> Portrait:
     landmarks = None if portrait.landmarks is None else portrait.landmarks.to(device)
-    return Portrait(portrait.image.to(device), landmarks)
+    return replace(portrait, image=portrait.image.to(device), landmarks=landmarks)

@@ -114,11 +114,11 @@ def test_patches_are_proposed_where_their_neighbours_were_found(scale: int) -> N
     painting, stride = make_picture(13, (64, 80)), 2
     finer, coarser = painting, F.avg_pool2d(painting, 2)
     known = coarser if scale else finer
-    guide = _Guide(known, make_regions((known.shape[-2], known.shape[-1])), False, 1, 1.0)
+    guide = _Guide(known, make_regions((known.shape[-2], known.shape[-1])), (), 1, 1.0)
     patches = Patches([(known, None)])
     rows, columns = (torch.arange(count) - PATCH_SIZE // 2 for count in guide.grid)
     own = patches.index(torch.zeros(guide.grid, dtype=torch.long), *torch.meshgrid(rows, columns, indexing="ij"))
-    asking = _Guide(finer, make_regions((64, 80)), False, stride, 1.0) if scale else guide
+    asking = _Guide(finer, make_regions((64, 80)), (), stride, 1.0) if scale else guide
     step, target = (stride, Patches([(finer, None)])) if scale else (1, patches)
     proposed = asking.propose(_Found(guide, patches, own.flatten()), target)
     rows, columns = (torch.arange(count) * step - PATCH_SIZE // 2 for count in asking.grid)

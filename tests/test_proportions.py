@@ -106,6 +106,6 @@ def test_a_style_image_survives_its_file_form_exactly() -> None:
     assert again.head.landmarks is not None
     assert again.score == 0.5
     assert torch.equal(again.head.landmarks, place_mean_face(32).half().float()[None])
-    assert set(again.head.draw_masks()) == set(REGIONS)
+    assert set(again.head.masks) == set(REGIONS)
     assert tensor_to_pil(again.head.image).size == (32, 32)
     assert StyleImage.from_tensors({}) is None

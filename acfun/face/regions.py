@@ -1,10 +1,21 @@
 """Soft masks of the parts of a portrait, drawn from its landmarks at any resolution."""
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 REGIONS = ("skin", "eyes", "mouth", "hair", "body", "background")
+# Where a region belongs that has no counterpart, the first one that has.
+NEIGHBOURS = {
+    "eyes": ("skin", "hair"),
+    "mouth": ("skin", "hair"),
+    "skin": ("hair", "background"),
+    "hair": ("background", "skin"),
+    "body": ("background", "hair"),
+    "background": ("body", "hair", "skin"),
+}
 FACE_OVAL = (*range(125, 134), *range(144, 133, -1))
 EYE_CONTOURS = ((18, 34, 35, 36, 37, 38, 22, 30, 29, 28), (23, 39, 40, 41, 42, 43, 27, 33, 32, 31))
 BROW_CONTOURS = ((71, 72, 73, 74, 75, 76, 84, 83), (77, 78, 79, 80, 81, 82, 86, 85))
@@ -51,6 +62,16 @@ def draw_regions(landmarks: Tensor, image_size: tuple[int, int], size: tuple[int
     visible_eyes, mouth, skin, hair, visible_body = seen
     masks = torch.stack([skin, visible_eyes, mouth, hair, visible_body, uncovered], 1)
     return F.avg_pool2d(masks, samples) if samples > 1 else masks
+
+
+def fold_regions(masks: Tensor, kept: Collection[str]) -> Tensor:
+    """Masks (B,6,H,W) whose regions that are not kept have joined a neighbour; without one they are lost."""
+    folded = masks * masks.new_tensor([float(name in kept) for name in REGIONS]).view(-1, 1, 1)
+    for index, name in enumerate(REGIONS):
+        neighbour = next((other for other in NEIGHBOURS[name] if other in kept), None)
+        if name not in kept and neighbour is not None:
+            folded[:, REGIONS.index(neighbour)] += masks[:, index]
+    return folded
 
 
 def _outline_body(points: Tensor) -> Tensor:

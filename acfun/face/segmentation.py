@@ -1,0 +1,141 @@
+"""Where a portrait's face, hair, body and background end: landmarks say about where, the picture's colours exactly.
+
+In the line of GrabCut (Rother et al. 2004, https://doi.org/10.1145/1015706.1015720): colours of the parts and the parts
+of the pixels are found in turn, and a guided filter (He et al. 2013, https://doi.org/10.1109/TPAMI.2012.213) draws the
+edges after those of the picture. Hair above a forehead or beside a neck, caps, bald heads and faces whose landmarks
+stand a little off come out as they are, which outlines through landmarks alone cannot do.
+"""
+
+import torch
+import torch.nn.functional as F
+from skimage.color import rgb2lab
+from torch import Tensor
+
+from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_polygon, draw_regions
+from acfun.images import tensor_to_array
+
+SIDE = 128  # of the shorter side, pixels, at which parts are told apart
+NUM_COLOURS, NUM_REFINEMENTS, NUM_ROUNDS = 32, 8, 6
+COLOUR_TOLERANCE = 0.02  # squared distance, in units of 50 of CIELAB
+NEIGHBOURHOOD_WEIGHT = 0.7  # of the mean of 5 × 5 pixels beside the pixel itself
+# Where parts are expected: as drawn, blurred by these deviations in pupil distances, and a little of each everywhere.
+NEAR_BLUR, FAR_BLUR = 0.25, 0.8
+ANYWHERE = (0.02, 0.08, 0.02, 0.02)  # face, hair, which may be long, body, background
+CORE_BLUR, MIN_CORE = 0.15, 0.9
+FILTER_RADIUS, COARSE_EPSILON, FINE_EPSILON = 3, 1e-2, 1e-3
+FEATURES_CERTAINTY = 0.5  # eyes and mouth are where landmarks are, or nowhere
+_FACE = [REGIONS.index(name) for name in ("skin", "eyes", "mouth")]
+
+
+@torch.no_grad()
+def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0) -> Tensor:
+    """The `REGIONS` of a portrait; at each pixel they sum to one.
+
+    Args:
+        image: (1,3,H,W) in [-1,1].
+        landmarks: (1,189,2) pixels.
+        certainty: in [0,1], of the landmarks. Below `FEATURES_CERTAINTY` eyes and mouth are taken for skin.
+
+    Returns:
+        (1,6,H,W) in [0,1], on the device of the image.
+    """
+    height, width = image.shape[-2:]
+    picture, points = image.float().cpu(), landmarks.float().cpu()
+    scale = min(1.0, SIDE / min(height, width))
+    small = (max(1, round(height * scale)), max(1, round(width * scale)))
+    lab = _convert_to_lab(F.adaptive_avg_pool2d(picture, small))
+    ratio = points.new_tensor([small[1] / width, small[0] / height])
+    expected = _expect_parts((points + 0.5) * ratio - 0.5, small, certainty)
+    parts = _agree(expected, lab)
+    enlarged = F.interpolate(parts, (height, width), mode="bilinear")
+    face, hair, body, background = _filter_guided(_convert_to_lab(picture), enlarged, FINE_EPSILON).split(1, 1)
+    features = draw_regions(points, (height, width))[:, 1:3] * float(certainty >= FEATURES_CERTAINTY)
+    skin = 1 - features.sum(1, keepdim=True)
+    return torch.cat([face * skin, face * features, hair, body, background], 1).to(image)
+
+
+def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float) -> Tensor:
+    """Chances (1,4,h,w) of face, hair, body and background by place alone."""
+    drawn = draw_regions(points, size)
+    parts = torch.cat([drawn[:, _FACE].sum(1, keepdim=True), drawn[:, len(_FACE) :]], 1)
+    eye_to_eye = points[0, 1] - points[0, 0]
+    unit = float(eye_to_eye.norm().clamp(min=1))
+    expected = (_blur(parts, NEAR_BLUR * unit) + _blur(parts, FAR_BLUR * unit)) / 2
+    expected = expected + expected.new_tensor(ANYWHERE).view(1, 4, 1, 1)
+    expected = expected / expected.sum(1, keepdim=True)
+    below_brows = draw_polygon(points[:, list(FACE_OVAL)], size)[:, None] * ~_is_above_brows(points, size)
+    core = certainty * (_blur(below_brows, CORE_BLUR * unit) > MIN_CORE).float()
+    return torch.lerp(expected, expected.new_tensor([1.0, 0, 0, 0]).view(1, 4, 1, 1), core)
+
+
+def _is_above_brows(points: Tensor, size: tuple[int, int]) -> Tensor:
+    """(h,w): on the far side of the line through the brows, seen from the chin."""
+    brows = points[0, [*BROW_CONTOURS[0], *BROW_CONTOURS[1]]].mean(0)
+    right = points[0, 1] - points[0, 0]
+    rows, columns = torch.arange(size[0])[:, None] - brows[1], torch.arange(size[1]) - brows[0]
+    return columns * right[1] - rows * right[0] > 0
+
+
+def _agree(expected: Tensor, lab: Tensor) -> Tensor:
+    """Parts (1,4,h,w) that agree with where they are expected, with each other in colour, and with edges."""
+    neighbourhood = NEIGHBOURHOOD_WEIGHT * _box(lab, 2)
+    shares = _share_colours(torch.cat([lab, neighbourhood], 1)[0].flatten(1).T)
+    by_place, parts = expected[0].flatten(1).T, expected
+    for _ in range(NUM_ROUNDS):
+        colours = parts[0].flatten(1) @ shares + 1
+        likelihoods = shares @ (colours / colours.sum(1, keepdim=True)).T
+        chances = by_place * likelihoods
+        parts = (chances / chances.sum(1, keepdim=True)).T.reshape(expected.shape)
+        parts = _filter_guided(lab, parts, COARSE_EPSILON)
+    return parts.square() / parts.square().sum(1, keepdim=True)
+
+
+def _share_colours(colours: Tensor) -> Tensor:
+    """How much (N,K) each of N pixels is of each of K typical colours; k-means from evenly spaced brightnesses."""
+    ranked = colours[colours[:, 0].argsort(stable=True)]
+    at = (torch.arange(NUM_COLOURS) + 0.5) / NUM_COLOURS * len(ranked)
+    centres = ranked[at.long()]
+    for _ in range(NUM_REFINEMENTS):
+        members = F.one_hot(torch.cdist(colours, centres).argmin(1), NUM_COLOURS).to(colours)
+        counts = members.sum(0)[:, None]
+        centres = torch.where(counts > 0, members.T @ colours / counts.clamp(min=1), centres)
+    return torch.softmax(-torch.cdist(colours, centres).square() / COLOUR_TOLERANCE, 1)
+
+
+def _filter_guided(guide: Tensor, parts: Tensor, epsilon: float) -> Tensor:
+    """Parts (1,P,h,w), in each window linear in the colours of the guide (1,3,h,w); each pixel's sum to one.
+
+    Notation: Σ, cov(I,p) → covariance, joint; a, b → slopes, offsets (He et al. 2013, equations 19 and 20).
+    """
+    mean, part_mean = _box(guide, FILTER_RADIUS), _box(parts, FILTER_RADIUS)
+    products = (guide[:, :, None] * torch.cat([guide, parts], 1)[:, None]).flatten(1, 2)
+    means = mean[:, :, None] * torch.cat([mean, part_mean], 1)[:, None]
+    covariances = _box(products, FILTER_RADIUS).view_as(means) - means
+    covariance, joint = (part.permute(0, 3, 4, 1, 2) for part in covariances.split([3, parts.shape[1]], 2))
+    slopes = torch.linalg.solve(covariance + epsilon * torch.eye(3), joint).permute(0, 3, 4, 1, 2)
+    offsets = part_mean - (slopes * mean[:, :, None]).sum(1)
+    slopes = _box(slopes.flatten(1, 2), FILTER_RADIUS).view_as(slopes)
+    filtered = ((slopes * guide[:, :, None]).sum(1) + _box(offsets, FILTER_RADIUS)).clamp(1e-6, 1)
+    return filtered / filtered.sum(1, keepdim=True)
+
+
+def _convert_to_lab(image: Tensor) -> Tensor:
+    """CIELAB (1,3,h,w) in units of 50 of (1,3,h,w) in [-1,1]."""
+    lab = torch.from_numpy(rgb2lab(tensor_to_array(image))).float() / 50
+    return lab.permute(2, 0, 1)[None]
+
+
+def _box(maps: Tensor, radius: int) -> Tensor:
+    padded = F.pad(maps, (radius, radius, radius, radius), mode="replicate")
+    return F.avg_pool2d(padded, 2 * radius + 1, 1)
+
+
+def _blur(maps: Tensor, deviation: float) -> Tensor:
+    """Maps (1,C,h,w) blurred by a normal distribution, edges repeated outwards."""
+    radius = int(3 * deviation) + 1
+    along = torch.arange(-radius, radius + 1, dtype=maps.dtype)
+    kernel = torch.exp(-0.5 * (along / deviation).square())
+    kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, -1)
+    padded = F.pad(maps, (radius, radius, radius, radius), mode="replicate")
+    across = F.conv2d(padded, kernel[:, :, None], groups=maps.shape[1])
+    return F.conv2d(across, kernel[..., None], groups=maps.shape[1])

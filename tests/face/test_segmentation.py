@@ -1,0 +1,85 @@
+"""Regions of portraits: where the picture's edges are, not where an average head has them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from acfun.face.regions import FACE_OVAL, REGIONS, draw_polygon, draw_regions
+from acfun.face.segmentation import segment_regions
+from acfun.portrait import place_mean_face
+
+SIZE = 192
+COLOURS = {
+    "skin": (0.6, 0.2, 0.0),
+    "hair": (-0.6, -0.8, -0.9),
+    "body": (-0.5, 0.1, -0.6),
+    "background": (0.5, 0.6, 0.9),
+}
+
+
+def draw_sitter() -> tuple[Tensor, dict[str, Tensor]]:
+    """A head (1,3,S,S) with a fringe and hair down to the shoulders; and where its parts are, (S,S) each."""
+    landmarks = place_mean_face(SIZE)[None]
+    unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
+    centre, eyes = landmarks[0, :2].mean(0), float(landmarks[0, :2, 1].mean())
+    rows, columns = torch.arange(SIZE)[:, None].float(), torch.arange(SIZE).float()
+    masks = dict(zip(REGIONS, draw_regions(landmarks, (SIZE, SIZE))[0] > 0.5, strict=True))
+    across = (columns - centre[0]).abs() / unit
+    hair = (across < 1.35) & (rows > eyes - 1.7 * unit) & (rows < eyes + 1.6 * unit)
+    oval = draw_polygon(landmarks[:, list(FACE_OVAL)], (SIZE, SIZE))[0] > 0.5
+    face = oval & (rows > eyes - 0.5 * unit)
+    neck = masks["skin"] & ~oval
+    body = masks["body"] & ~neck
+    parts = {"skin": face | neck, "hair": hair & ~face & ~neck & ~body, "body": body}
+    parts["background"] = ~(parts["skin"] | parts["hair"] | parts["body"])
+    noise = 0.15 * torch.randn((1, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    image = sum(mask * torch.tensor(COLOURS[name])[:, None, None] for name, mask in parts.items()) + noise
+    return image.clamp(-1, 1), parts
+
+
+def compute_overlap(mask: Tensor, wanted: Tensor) -> float:
+    """Intersection over union."""
+    return float(((mask > 0.5) & wanted).sum() / ((mask > 0.5) | wanted).sum())
+
+
+def name_parts(regions: Tensor) -> dict[str, Tensor]:
+    masks = dict(zip(REGIONS, regions[0], strict=True))
+    return masks | {"skin": masks["skin"] + masks["eyes"] + masks["mouth"]}
+
+
+def test_hair_ends_where_the_picture_says() -> None:
+    image, wanted = draw_sitter()
+    landmarks = place_mean_face(SIZE)[None]
+    found, drawn = (
+        name_parts(part) for part in (segment_regions(image, landmarks), draw_regions(landmarks, (SIZE, SIZE)))
+    )
+    assert all(compute_overlap(found[name], mask) > 0.85 for name, mask in wanted.items())
+    assert compute_overlap(drawn["hair"], wanted["hair"]) < 0.6
+
+
+def test_landmarks_that_are_a_little_off_are_put_right() -> None:
+    image, wanted = draw_sitter()
+    landmarks = place_mean_face(SIZE)[None]
+    unit = (landmarks[0, 1] - landmarks[0, 0]).norm()
+    found = name_parts(segment_regions(image, landmarks + 0.4 * unit, certainty=0.2))
+    assert compute_overlap(found["skin"], wanted["skin"]) > 0.8
+    assert float(found["eyes"].max()) == float(found["mouth"].max()) == 0
+
+
+@pytest.mark.parametrize("size", [(192, 192), (300, 200), (16, 24)])
+def test_regions_sum_to_one_and_are_the_same_twice(size: tuple[int, int]) -> None:
+    image = torch.rand((1, 3, *size), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    landmarks = place_mean_face(min(size))[None]
+    regions = segment_regions(image, landmarks)
+    assert regions.shape == (1, len(REGIONS), *size)
+    torch.testing.assert_close(regions.sum(1), torch.ones(1, *size))
+    assert float(regions.min()) >= 0
+    assert torch.equal(segment_regions(image, landmarks), regions)
+
+
+def test_a_picture_of_one_colour_has_its_regions_where_landmarks_are() -> None:
+    landmarks = place_mean_face(SIZE)[None]
+    found = name_parts(segment_regions(torch.zeros(1, 3, SIZE, SIZE), landmarks))
+    drawn = name_parts(draw_regions(landmarks, (SIZE, SIZE)))
+    assert compute_overlap(found["skin"], drawn["skin"] > 0.5) > 0.7
+    assert compute_overlap(found["background"], drawn["background"] > 0.5) > 0.7
