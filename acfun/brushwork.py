@@ -7,7 +7,7 @@ overlapping ones are averaged, again and again, at each scale. Strokes are the p
 is the picture's light and shade, the more closely the more there is to see.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS, fold_regions
 from acfun.images import resize
-from acfun.patches import PATCH_SIZE, REGION_WEIGHT, Patches, Queries, compute_smooth_luma, unfold
+from acfun.patches import PATCH_SIZE, REGION_WEIGHT, Patches, Queries, compute_smooth_luma, cut_patches, unfold
 from acfun.portrait import Portrait, StyleImage
 
 
@@ -43,11 +43,14 @@ PLANS = (Plan(4, 1, 4, 1), Plan(4, 2, 4, 2), Plan(3, 3, 1, 4))  # coarse to fine
 FINISHING = Plan(3, 2, 1, 3)
 CANVAS_NOISE = 0.3  # on the background at the coarsest scale: a flat wall gives strokes nothing to begin with
 # How closely luma is kept: by what a patch is of, and the more, up to a deviation of FULL_CONTRAST, there is to see.
-LUMA_WEIGHTS_BY_REGION = {"skin": 2.0, "eyes": 3.0, "mouth": 3.0, "hair": 1.0, "body": 0.6, "background": 0.4}
+LUMA_WEIGHTS_BY_REGION = {"skin": 2.0, "eyes": 4.0, "mouth": 6.0, "hair": 1.0, "body": 0.6, "background": 0.4}
 MIN_LUMA_WEIGHT, MAX_LUMA_WEIGHT, FULL_CONTRAST = 0.5, 5.5, 0.15
 KEPT_SHARES = {"skin": 0.05, "eyes": 0.4, "mouth": 0.4}  # of the picture, in a sketch
+MOUTH_AS_SKIN = (
+    0.5  # share of a mouth that is looked for in skin: teeth have no patches where the painted mouth is shut
+)
 VOTE_SLACK, VOTE_POWER = 0.02, 0.6  # a vote counts (squared distance + slack) to the power of minus 0.6
-VOTE_WIDTH = 0.3  # deviation of a patch's vote around its centre, in patches
+VOTE_WIDTH, ENLARGED_VOTE_WIDTH = 0.3, 0.15  # deviation of a patch's vote around its centre, in patches
 
 
 class Brushwork:
@@ -57,11 +60,12 @@ class Brushwork:
     background; one without gives all that it has.
 
     Args:
-        style: the style image.
+        style: the style image, as large as the pictures.
+        source: the same, larger: what enlarged pictures are cut from. The style image itself when None.
     """
 
-    def __init__(self, style: StyleImage) -> None:
-        self.style = style
+    def __init__(self, style: StyleImage, source: StyleImage | None = None) -> None:
+        self.style, self.source = style, source or style
         self.has_face = style.head.regions is not None
         masks = (*style.head.masks.items(), *style.painting.masks.items())
         self.known_regions = {name for name, mask in masks if float(mask.sum()) >= PATCH_SIZE**2}
@@ -92,10 +96,23 @@ class Brushwork:
         return canvas.clamp(-1, 1)
 
     @torch.no_grad()
-    def finish(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
-        """Go over a picture that is painted already, at the finest scale alone; arguments as for `sketch`."""
+    def finish(self, picture: Tensor, regions: Tensor, freedom: float = 1.0, enlargement: int = 1) -> Tensor:
+        """Go over a picture that is painted already, at the finest scale alone: (1,3,kH,kW) in [-1,1].
+
+        Args:
+            picture: (1,3,H,W) in [-1,1].
+            regions: (1,6,H,W) in [0,1].
+            freedom: as for `sketch`.
+            enlargement: k; the patches that are found are laid out as they are in the larger source.
+        """
         guide = _Guide(picture, regions, self.known_regions, FINISHING.stride, freedom, keeps=False)
-        return self._work(FINISHING, guide, self._cut(0), picture, None)[0].clamp(-1, 1)
+        canvas, found = self._work(FINISHING, guide, self._cut(0), picture, None)
+        if enlargement > 1:
+            sides = [[enlargement * side for side in part.image.shape[-2:]] for part in self._choose_parts(self.style)]
+            sources = self._choose_parts(self.source)
+            pictures = [resize(part.image, (side[0], side[1])) for part, side in zip(sources, sides, strict=True)]
+            canvas = guide.enlarge(found, pictures, enlargement)
+        return canvas.clamp(-1, 1)
 
     def _work(
         self, plan: Plan, guide: "_Guide", patches: Patches, canvas: Tensor, found: "_Found | None"
@@ -108,26 +125,34 @@ class Brushwork:
                 candidates.append(patches.search(queries, plan.search_stride)[:, None])
             if found is not None and plan.num_searches < plan.num_rounds:
                 candidates.append(guide.propose(found, patches))
-            found = _Found(guide, patches, patches.refine(queries, torch.cat(candidates, 1)))
-            canvas = guide.vote(found, queries)
+            found = _Found(guide, patches, *patches.refine(queries, torch.cat(candidates, 1)))
+            canvas = guide.vote(found)
         assert found is not None
         return canvas, found
 
     def _cut(self, scale: int) -> Patches:
         """Patches of the style image, smaller by two to the power of `scale`."""
         if scale not in self._scales:
-            portraits = (self.style.head, self.style.painting) if self.has_face else (self.style.painting,)
-            self._scales[scale] = Patches([_cut_source(portrait, scale) for portrait in portraits])
+            self._scales[scale] = Patches([_cut_source(part, scale) for part in self._choose_parts(self.style)])
         return self._scales[scale]
+
+    def _choose_parts(self, style: StyleImage) -> tuple[Portrait, ...]:
+        return (style.head, style.painting) if self.has_face else (style.painting,)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What was found for each patch of a guide: indices (Q,) of the painting's patches."""
+    """What was found for each patch of a guide: indices (Q,) of the painting's patches, and how far they are (Q,)."""
 
     guide: "_Guide"
     patches: Patches
     indices: Tensor
+    distances: Tensor
+
+    @property
+    def loudness(self) -> Tensor:
+        """How much each patch's vote counts, (Q,)."""
+        return (self.distances + VOTE_SLACK).pow(-VOTE_POWER)
 
 
 class _Guide:
@@ -161,12 +186,9 @@ class _Guide:
         contrast = (self.luma.std(1) * PATCH_SIZE / FULL_CONTRAST).clamp(max=1)
         self.weights = MIN_LUMA_WEIGHT + (MAX_LUMA_WEIGHT - MIN_LUMA_WEIGHT) * contrast
         self.weights *= self._unfold_means(masks) @ weights / freedom
-        self.regions = REGION_WEIGHT * self._unfold_means(fold_regions(masks, known_regions))
+        self.regions = REGION_WEIGHT * self._unfold_means(fold_regions(_open_mouths(masks), known_regions))
         kept = masks.new_tensor([KEPT_SHARES.get(name, 0.0) for name in REGIONS])
         self.kept = float(keeps) * torch.einsum("brhw,r->bhw", masks, kept)[:, None]
-        along = torch.arange(PATCH_SIZE, device=wanted.device) - PATCH_SIZE // 2
-        bell = torch.exp(-0.5 * (along / (VOTE_WIDTH * PATCH_SIZE)).square())
-        self.window = (bell[:, None] * bell).flatten()
 
     def describe(self, canvas: Tensor, patches: Patches) -> Queries:
         """What the patches of the canvas (1,3,h,w) look for."""
@@ -196,15 +218,24 @@ class _Guide:
         noise = torch.randn(self.wanted.shape, generator=torch.Generator().manual_seed(0)).to(self.wanted)
         return self.wanted + CANVAS_NOISE * self.background * noise
 
-    def vote(self, found: _Found, queries: Queries) -> Tensor:
+    def vote(self, found: _Found) -> Tensor:
         """The canvas (1,3,h,w) as the patches that were found say, the nearer ones and their centres more loudly."""
-        patches, indices = found.patches, found.indices
-        distances = patches.measure(queries, indices[:, None])[:, 0]
-        loudness = (distances + VOTE_SLACK).pow(-VOTE_POWER)[:, None] * self.window
-        total = self._fold(loudness)
-        values = patches.values[indices].unflatten(1, (self.wanted.shape[1], -1)) * PATCH_SIZE
-        painted = self._fold((values * loudness[:, None]).flatten(1)) / total
+        painted = self._blend(found.patches.values[found.indices] * PATCH_SIZE, found.loudness, VOTE_WIDTH)
         return torch.lerp(painted, self.wanted, self.kept)
+
+    def enlarge(self, found: _Found, pictures: Sequence[Tensor], factor: int) -> Tensor:
+        """The canvas (1,3,kh,kw), of what was found, cut from pictures k = `factor` times as large as its sources."""
+        values = cut_patches(pictures, factor, *found.patches.locate(found.indices))
+        return self._blend(values, found.loudness, ENLARGED_VOTE_WIDTH, factor)
+
+    def _blend(self, values: Tensor, loudness: Tensor, width: float, factor: int = 1) -> Tensor:
+        """Overlapping patches (Q,3·k²), k times as large as this guide's, laid out: (1,3,kh,kw)."""
+        side = PATCH_SIZE * factor
+        along = torch.arange(side, device=values.device) - (side - 1) / 2
+        bell = torch.exp(-0.5 * (along / (width * side)).square())
+        weights = loudness[:, None] * (bell[:, None] * bell).flatten()
+        weighted = (values.unflatten(1, (-1, side**2)) * weights[:, None]).flatten(1)
+        return self._fold(weighted, factor) / self._fold(weights, factor)
 
     def _unfold(self, maps: Tensor) -> Tensor:
         """Patches (Q,C·k²) of (1,C,h,w), divided by the patch size; edges are repeated outwards."""
@@ -217,13 +248,21 @@ class _Guide:
         means: Tensor = self._unfold(maps).unflatten(1, (maps.shape[1], -1)).mean(-1)
         return PATCH_SIZE * means
 
-    def _fold(self, patches: Tensor) -> Tensor:
-        """Sums (1,C,h,w) of overlapping patches (Q,C·k²)."""
-        reach = [(count - 1) * self.stride + 1 + 2 * self.padding for count in self.grid]
-        folded = F.fold(patches.T[None], (reach[0], reach[1]), PATCH_SIZE, stride=self.stride)
-        height, width = self.size
-        sums: Tensor = folded[..., self.padding : self.padding + height, self.padding : self.padding + width]
+    def _fold(self, patches: Tensor, factor: int) -> Tensor:
+        """Sums (1,C,kh,kw) of overlapping patches (Q,C·(k·7)²)."""
+        stride, padding, (height, width) = (factor * self.stride, factor * self.padding, self.size)
+        reach = [(count - 1) * stride + factor * PATCH_SIZE for count in self.grid]
+        folded = F.fold(patches.T[None], (reach[0], reach[1]), factor * PATCH_SIZE, stride=stride)
+        sums: Tensor = folded[..., padding : padding + factor * height, padding : padding + factor * width]
         return sums
+
+
+def _open_mouths(masks: Tensor) -> Tensor:
+    """Masks (1,6,h,w) in which mouths are skin in part."""
+    opened, (skin, mouth) = masks.clone(), (REGIONS.index("skin"), REGIONS.index("mouth"))
+    opened[:, skin] += MOUTH_AS_SKIN * masks[:, mouth]
+    opened[:, mouth] *= 1 - MOUTH_AS_SKIN
+    return opened
 
 
 def _shrink(image: Tensor, scale: int) -> Tensor:

@@ -12,7 +12,7 @@ from acfun.fit_data import FitData, encode_style_crops
 from acfun.guidance import paint_pairs
 from acfun.imagery import Imagery
 from acfun.images import load_image, pil_to_tensor
-from acfun.portrait import Portrait, StyleImage, find_head, find_head_or_assume
+from acfun.portrait import STYLE_SIDE, Portrait, StyleImage, find_head, find_head_or_assume
 from acfun.sampling import denoise, select_timesteps
 
 SAMPLED_FACE_PROMPTS = (
@@ -40,8 +40,8 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
     """
     painting = pil_to_tensor(load_image(config.style_path)).to(base.device)
     finder = load_face_finder().to(base.device) if config.framing == "find" else None
-    style = StyleImage.from_picture(painting, base.resolution, finder)
-    imagery = Imagery(style, base.vae, load_identity_encoder().to(base.device))
+    style = StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
+    imagery = Imagery(style, base.resolution, base.vae, load_identity_encoder().to(base.device))
     photos = [pil_to_tensor(load_image(path)).to(base.device) for path in config.face_paths]
     portraits = [find_head(photo, base.resolution, finder) for photo in photos] or _sample_portraits(
         config, base, finder, generator
@@ -52,7 +52,7 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         pair_latents=paint_pairs(base, imagery, portraits, faces) if "pair" in config.loss_weights() else None,
         faces=faces,
         style=style,
-        style_latents=encode_style_crops(base.vae, style.head.image, painting, generator),
+        style_latents=encode_style_crops(base.vae, imagery.style.head.image, painting, generator),
         imagery=imagery,
         vae=base.vae,
         num_train_timesteps=int(base.scheduler.config.num_train_timesteps),

@@ -68,10 +68,10 @@ class Sitting:
             num_last_moves=NUM_LAST_MOVES * num_steps,
         )
 
-    def finish(self, images: Tensor) -> Tensor:
-        """Painted portraits (B,3,H,W), gone over with the strokes that the networks have blurred."""
+    def finish(self, images: Tensor, enlargement: int = 1) -> Tensor:
+        """Painted portraits (B,3,H,W), `enlargement` times as large and with the strokes that the networks blurred."""
         rows = zip(images.clamp(-1, 1).split(1), self.targets, strict=True)
-        return torch.cat([self.imagery.finish(*row, freedom=self.freedom) for row in rows])
+        return torch.cat([self.imagery.finish(*row, self.freedom, enlargement) for row in rows])
 
 
 @torch.no_grad()

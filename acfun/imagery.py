@@ -59,16 +59,18 @@ class Imagery:
     """What a style image asks of portraits, and how far pictures are from it.
 
     Args:
-        style: the style image, on the device of the networks.
+        style: the style image, on the device of the networks, of any size.
+        size: of portraits, pixels: that of the style's head beside them.
         vae: frozen; its encoder's features are those of the Gram matrices.
         encoder: frozen; sees structure and identity. Trained to see a face in any paint, it says little of colour.
     """
 
-    def __init__(self, style: StyleImage, vae: AutoencoderKL, encoder: IdentityEncoder) -> None:
+    def __init__(self, style: StyleImage, size: int, vae: AutoencoderKL, encoder: IdentityEncoder) -> None:
         self.vae, self.encoder, self.stages = vae, encoder, FeatureStages(encoder)
-        self.patches, self.brushwork = build_patch_bank(style), Brushwork(style)
+        self.style = style.shrink(size)
+        self.patches, self.brushwork = build_patch_bank(self.style), Brushwork(self.style, style)
         with torch.no_grad():
-            features = encode_features(vae, style.painting.image)
+            features = encode_features(vae, self.style.painting.image)
             self.grams = tuple(losses.compute_gram(feature)[0] for feature in features)
 
     def sample_directions(self, generator: torch.Generator) -> Tensor:
@@ -103,15 +105,16 @@ class Imagery:
         """
         return self.brushwork.sketch(self.recolour(portrait.image, [face]), face.regions[None], freedom)
 
-    def finish(self, image: Tensor, face: FaceTargets, freedom: float = 1.0) -> Tensor:
-        """A painted portrait (1,3,H,W) with the strokes that the networks have blurred.
+    def finish(self, image: Tensor, face: FaceTargets, freedom: float = 1.0, enlargement: int = 1) -> Tensor:
+        """A painted portrait (1,3,H,W) with the strokes that the networks have blurred, (1,3,kH,kW).
 
         Args:
             image: in [-1,1].
             face: `describe` of the photograph.
             freedom: as for `sketch`.
+            enlargement: k.
         """
-        return self.brushwork.finish(image, face.regions[None], freedom)
+        return self.brushwork.finish(image, face.regions[None], freedom, enlargement)
 
     @torch.no_grad()
     def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:

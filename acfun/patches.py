@@ -95,10 +95,11 @@ class Patches:
         keys = keys[self.is_open[keys]]
         return keys if len(keys) <= MAX_KEYS else self._select(stride + 1)
 
-    def refine(self, queries: Queries, candidates: Tensor) -> Tensor:
-        """Indices (Q,) of the nearest of each patch's own candidates (Q,C)."""
+    def refine(self, queries: Queries, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices (Q,) of the nearest of each patch's own candidates (Q,C), and how far they are (Q,)."""
         distances = self.measure(queries, candidates).masked_fill(~self.is_open[candidates], float("inf"))
-        return candidates.gather(1, distances.argmin(1, keepdim=True))[:, 0]
+        nearest = distances.min(1, keepdim=True)
+        return candidates.gather(1, nearest.indices)[:, 0], nearest.values[:, 0]
 
     def measure(self, queries: Queries, indices: Tensor) -> Tensor:
         """Squared distances (Q,C) to patches (Q,C)."""
@@ -136,6 +137,17 @@ class _Basis:
         """(Q,D) → (Q,min(D,count))."""
         scores: Tensor = (rows - self.mean) @ self.directions
         return scores
+
+
+def cut_patches(pictures: Sequence[Tensor], factor: int, source: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Patches (Q,3·(7k)²) of pictures (1,3,kh,kw), k = `factor`, at places (Q,) as `Patches.locate` gives them."""
+    side = factor * PATCH_SIZE
+    patches = pictures[0].new_empty(len(source), 3, side, side)
+    for index, picture in enumerate(pictures):
+        is_here = source == index
+        windows = picture[0].unfold(1, side, 1).unfold(2, side, 1)
+        patches[is_here] = windows[:, factor * row[is_here], factor * column[is_here]].transpose(0, 1)
+    return patches.flatten(1)
 
 
 def unfold(maps: Tensor, stride: int = 1) -> Tensor:

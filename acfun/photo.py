@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import paste_back, portrait_transform
+from acfun.face.align import enlarge_transform, paste_back, portrait_transform
 from acfun.face.finder import Face, FaceFinder, find_faces
 from acfun.images import contact_sheet, pil_to_tensor, resize, tensor_to_pil
-from acfun.portrait import cut_head, place_mean_face, scale_points
+from acfun.portrait import STYLE_SIDE, cut_head, place_mean_face, scale_points
 from acfun.proportions import measure_departure, take_on
 from acfun.style import Style
 
@@ -27,7 +27,8 @@ class Sampling(TypedDict, total=False):
     """Arguments of `FaceStylizationPipeline.__call__` for a photograph; its defaults hold for what is left out.
 
     `shape_scale` alone is not the pipeline's: the share of the painted face's proportions that faces take on before
-    they are painted, `SHAPE_SCALE` when it is left out.
+    they are painted, `SHAPE_SCALE` when it is left out. `enlargement` is 2, when it is left out,
+    where style images are that much larger than what the base paints.
     """
 
     shape_scale: float
@@ -42,6 +43,7 @@ class Sampling(TypedDict, total=False):
     color_scale: float
     guidance_scale: float
     num_inference_steps: int
+    enlargement: int
     generator: torch.Generator
 
 
@@ -158,16 +160,17 @@ def stylize_photo(
     photo = pil_to_tensor(image)
     if faces and paints_scene:
         photo = paint_scene(pipe, photo, faces[0], **sampling)
-    for portrait in cut_portraits(image, faces, pipe.base.resolution):
+    resolution = pipe.base.resolution
+    for portrait in cut_portraits(image, faces, resolution):
         painted = paint_portrait(pipe, portrait, **sampling)
         if portrait.transform is None:
             return tensor_to_pil(resize(painted, (image.height, image.width)))
-        photo = paste_back(photo, painted, portrait.transform)
+        photo = paste_back(photo, painted, enlarge_transform(portrait.transform, painted.shape[-1] / resolution))
     return tensor_to_pil(photo)
 
 
 def paint_scene(pipe: Any, photo: Tensor, face: Face, **sampling: Unpack[Sampling]) -> Tensor:
-    """The whole photograph (1,3,H,W) in [-1,1], painted with its shorter side at the base's resolution.
+    """The whole photograph (1,3,H,W) in [-1,1], painted with its shorter side at the base's resolution, and enlarged.
 
     Args:
         pipe: a `FaceStylizationPipeline` with a style in it.
@@ -180,10 +183,8 @@ def paint_scene(pipe: Any, photo: Tensor, face: Face, **sampling: Unpack[Samplin
     scale = min(resolution / min(height, width), MAX_SCENE_SIDE * resolution / max(height, width))
     small = [step * max(1, round(side * scale / step)) for side in (height, width)]
     landmarks = scale_points(face.landmarks.to(photo)[None], (height, width), (small[0], small[1]))
-    images: Tensor = pipe(
-        face=photo, face_landmarks=landmarks, height=small[0], width=small[1], output_type="pt", **sampling
-    ).images
-    return resize(images.float().cpu() * 2 - 1, (height, width))
+    painted = _paint(pipe, photo, landmarks, height=small[0], width=small[1], **sampling)
+    return resize(painted, (height, width))
 
 
 def stylize_portraits(
@@ -192,7 +193,7 @@ def stylize_portraits(
     faces: Sequence[Face],
     **sampling: Unpack[Sampling],
 ) -> list[Image.Image]:
-    """As `stylize_photo`, but the painted portraits alone: squares of the base's resolution, one a face."""
+    """As `stylize_photo`, but the painted portraits alone: squares of the base's resolution, enlarged, one a face."""
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     portraits = cut_portraits(image, faces, pipe.base.resolution)
     painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
@@ -200,8 +201,13 @@ def stylize_portraits(
 
 
 def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
-    """Run the pipeline on one portrait: (1,3,S,S) in [-1,1], on the CPU."""
-    images: Tensor = pipe(face=portrait.image, face_landmarks=portrait.landmarks, output_type="pt", **sampling).images
+    """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], k the enlargement, on the CPU."""
+    return _paint(pipe, portrait.image, portrait.landmarks, **sampling)
+
+
+def _paint(pipe: Any, face: Tensor, landmarks: Tensor, **sampling: Any) -> Tensor:
+    sampling = {"enlargement": 2 if 2 * pipe.base.resolution <= STYLE_SIDE else 1} | sampling
+    images: Tensor = pipe(face=face, face_landmarks=landmarks, output_type="pt", **sampling).images
     return images.float().cpu() * 2 - 1
 
 

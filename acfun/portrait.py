@@ -17,6 +17,7 @@ from acfun.face.segmentation import segment_regions
 from acfun.images import resize
 from acfun.synthetic.renderers.shapes import mean_shape
 
+STYLE_SIDE = 512  # of the style images that styles keep, shorter side in pixels, where the base's is not more
 SIDE_STEP = 32
 MAX_ASPECT = 2
 # Painted faces, in profile too, score low; where a star is taken for one, its colours are the painting's all the same.
@@ -104,6 +105,10 @@ class StyleImage:
                 tensors[f"{name}_landmarks"] = portrait.landmarks.to("cpu", torch.float32, copy=True)
         return tensors
 
+    def shrink(self, size: int) -> Self:
+        """The same with a shorter side of `size` pixels."""
+        return type(self)(_scale(self.head, size), _scale(self.painting, size), self.score)
+
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         return type(self)(_move(self.head, device), _move(self.painting, device), self.score)
@@ -169,6 +174,13 @@ def _shrink(picture: Tensor, landmarks: Tensor | None, size: int) -> Portrait:
     new = (sides[0], sides[1])
     placed = None if landmarks is None else scale_points(landmarks, (height, width), new)
     return Portrait(resize(picture, new).clamp(-1, 1), placed)
+
+
+def _scale(portrait: Portrait, size: int) -> Portrait:
+    old = (portrait.image.shape[-2], portrait.image.shape[-1])
+    new = (round(old[0] * size / min(old)), round(old[1] * size / min(old)))
+    landmarks = None if portrait.landmarks is None else scale_points(portrait.landmarks, old, new)
+    return replace(portrait, image=resize(portrait.image, new), landmarks=landmarks)
 
 
 def _round(portrait: Portrait, score: float) -> Portrait:

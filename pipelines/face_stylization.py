@@ -21,6 +21,7 @@ from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
 from acfun.guidance import BARE_PROMPT, NUM_STEPS, STRENGTH, Sitting
 from acfun.imagery import Imagery
+from acfun.images import resize
 from acfun.portrait import Portrait, find_landmarks
 from acfun.sampling import OnStep, denoise, find_noise, select_timesteps
 from acfun.style import Style
@@ -174,6 +175,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         num_inference_steps: int = 20,
         height: int | None = None,
         width: int | None = None,
+        enlargement: int = 1,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -206,6 +208,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             num_inference_steps: steps of a whole schedule; `strength` shortens it.
             height: of the result, pixels; the base's resolution when None. Faces are stretched to height and width.
             width: likewise. Both are multiples of the VAE's factor times the UNet's.
+            enlargement: ≥ 1; the result is this many times as high and wide. The strokes that go over a painted face
+                are cut that much larger from the style image, which has such detail up to `STYLE_SIDE` pixels.
             num_images_per_prompt: images for each prompt.
             eta: 0 is DDIM, 1 as random as DDPM.
             generator: source of noise.
@@ -225,6 +229,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_arguments(face, face_landmarks, latents, callback_on_step_end_tensor_inputs)
+        if enlargement < 1:
+            raise ValueError(f"enlargement is {enlargement}: 1 gives the size that is sampled, 2 twice that")
         _check_dials(imagery_scale=imagery_scale, identity_scale=identity_scale, num_guide_steps=num_guide_steps)
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
@@ -261,7 +267,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_steps=on_steps)
         if output_type != "latent":
             images = decode_latents(self.vae, latents)
-            images = images if sitting is None else sitting.finish(images)
+            larger = (enlargement * images.shape[-2], enlargement * images.shape[-1])
+            images = resize(images, larger) if sitting is None else sitting.finish(images, enlargement)
             latents = self.image_processor.postprocess(images, output_type=output_type)
         self.maybe_free_model_hooks()
         return StableDiffusionPipelineOutput(images=latents, nsfw_content_detected=None)
@@ -291,7 +298,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if self._imagery is None and image is not None:
             device = self._execution_device
             encoder = load_identity_encoder().to(device)
-            self._imagery = Imagery(image.to(device), self.vae, encoder)
+            self._imagery = Imagery(image.to(device), self.base.resolution, self.vae, encoder)
         return self._imagery
 
     def _sit(self, faces: Tensor, landmarks: Tensor | None, imagery_scale: float) -> Sitting | None:

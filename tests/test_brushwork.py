@@ -64,6 +64,19 @@ def test_blurred_strokes_come_back() -> None:
     assert after < before
 
 
+def test_an_enlarged_picture_has_the_detail_of_the_larger_painting() -> None:
+    """Stripes of one pixel, of which nothing is left in the painting at half its size."""
+    stripes = 0.3 * (-1.0) ** torch.arange(2 * SIZE)
+    large = (0.6 * make_picture(14, (2 * SIZE, 2 * SIZE)) + stripes).clamp(-1, 1)
+    small = F.avg_pool2d(large, 2)
+    styles = (make_style(small, has_face=False), make_style(large, has_face=False))
+    enlarged = Brushwork(*styles).finish(small, make_regions(), enlargement=2)
+    assert enlarged.shape == large.shape
+    contrasts = [float((image[..., 1:] - image[..., :-1]).abs().mean()) for image in (enlarged, large)]
+    assert contrasts[0] > 0.7 * contrasts[1]
+    assert float((F.avg_pool2d(enlarged, 2) - small).abs().mean()) < 0.05
+
+
 @pytest.mark.parametrize("size", [(64, 96), (40, 56), (256, 128)])
 def test_any_size_is_painted_the_same_way_twice(size: tuple[int, int]) -> None:
     brushwork, picture = Brushwork(make_style(make_picture(4), has_face=True)), make_picture(5, size)
@@ -95,7 +108,7 @@ def test_patches_that_nothing_resembles_are_favoured() -> None:
     appearance[1, 0] = 1.0
     queries = Queries(appearance, torch.zeros(2, patches.luma.shape[1]), torch.ones(2))
     assert patches.search(queries, 1).tolist() == [far, near]
-    assert patches.refine(queries, torch.tensor([[near, far], [near, far]])).tolist() == [near, near]
+    assert patches.refine(queries, torch.tensor([[near, far], [near, far]]))[0].tolist() == [near, near]
 
 
 def test_places_are_found_again() -> None:
@@ -120,7 +133,7 @@ def test_patches_are_proposed_where_their_neighbours_were_found(scale: int) -> N
     own = patches.index(torch.zeros(guide.grid, dtype=torch.long), *torch.meshgrid(rows, columns, indexing="ij"))
     asking = _Guide(finer, make_regions((64, 80)), (), stride, 1.0) if scale else guide
     step, target = (stride, Patches([(finer, None)])) if scale else (1, patches)
-    proposed = asking.propose(_Found(guide, patches, own.flatten()), target)
+    proposed = asking.propose(_Found(guide, patches, own.flatten(), torch.zeros(own.numel())), target)
     rows, columns = (torch.arange(count) * step - PATCH_SIZE // 2 for count in asking.grid)
     wanted = target.index(torch.zeros(asking.grid, dtype=torch.long), *torch.meshgrid(rows, columns, indexing="ij"))
     is_inside = torch.zeros(asking.grid, dtype=torch.bool)

@@ -84,7 +84,9 @@ def test_the_order_of_the_faces_is_that_of_the_portraits(pipe: FaceStylizationPi
     faces = [place_face(10, 20, 60), place_face(120, 30, 50)]
     both = stylize_portraits(pipe, photo, faces, **sampling())
     first = stylize_portraits(pipe, photo, faces[:1], **sampling())
-    assert [picture.size for picture in both] == [(RESOLUTION, RESOLUTION)] * 2
+    assert [picture.size for picture in both] == [(2 * RESOLUTION, 2 * RESOLUTION)] * 2
+    plain = stylize_portraits(pipe, photo, faces[:1], **sampling(enlargement=1))
+    assert plain[0].size == (RESOLUTION, RESOLUTION)
     assert both[0].tobytes() == first[0].tobytes()
     assert both[0].tobytes() != both[1].tobytes()
 

@@ -108,4 +108,10 @@ def test_a_style_image_survives_its_file_form_exactly() -> None:
     assert torch.equal(again.head.landmarks, place_mean_face(32).half().float()[None])
     assert set(again.head.masks) == set(REGIONS)
     assert tensor_to_pil(again.head.image).size == (32, 32)
+    small = again.shrink(16)
+    assert small.head.image.shape == (1, 3, 16, 16)
+    assert small.painting.image.shape == (1, 3, 16, 32)
+    assert small.head.landmarks is not None
+    assert torch.allclose(small.head.landmarks, (again.head.landmarks + 0.5) / 2 - 0.5)
+    assert small.score == again.score
     assert StyleImage.from_tensors({}) is None

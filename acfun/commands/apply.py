@@ -35,6 +35,7 @@ def apply(
     color_scale: options.ColorScale = None,
     guidance_scale: options.GuidanceScale = None,
     steps: options.Steps = None,
+    enlargement: options.Enlargement = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.StyleBaseName = None,

@@ -89,6 +89,16 @@ GuidanceScale = Annotated[
         min=1, max=30, show_default="1.0", help="How closely the prompt is followed.", rich_help_panel="Sampling"
     ),
 ]
+Enlargement = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=4,
+        show_default=False,
+        help="How many times larger than what is sampled the painting is; 2 with mini when left out.",
+        rich_help_panel="Sampling",
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, max=1000, show_default="20", help="Sampling steps.", rich_help_panel="Sampling"),

@@ -30,6 +30,7 @@ SAMPLING_OPTIONS = {
     "color_scale": "color_scale",
     "guidance_scale": "guidance_scale",
     "steps": "num_inference_steps",
+    "enlargement": "enlargement",
 }
 # What the library cannot know: the option that helps.
 HINTS: dict[type[AcfunError], str] = {

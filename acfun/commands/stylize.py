@@ -59,6 +59,7 @@ def stylize(
     color_scale: options.ColorScale = None,
     guidance_scale: options.GuidanceScale = None,
     steps: options.Steps = None,
+    enlargement: options.Enlargement = None,
     config: options.FitConfigPath = None,
     max_steps: options.MaxSteps = None,
     objective: options.ObjectiveName = None,

@@ -242,6 +242,10 @@ def test_a_style_image_is_painted_with_and_a_guide_changes_the_picture(
             paint(pipe, **wrong, **arguments)
     two = paint(pipe, num_images_per_prompt=2, **arguments)
     assert two.shape[0] == 2
+    for dials in ({}, {"imagery_scale": 0.0}):
+        assert paint(pipe, enlargement=2, **dials, **arguments).shape == (1, 3, 2 * RESOLUTION, 2 * RESOLUTION)
+    with pytest.raises(ValueError, match="enlargement is 0"):
+        paint(pipe, enlargement=0, **arguments)
     pipe.unload_style()
 
 
