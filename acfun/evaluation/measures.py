@@ -29,7 +29,7 @@ class Column:
     """
 
     topic: Topic
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "near 0"]
     text: str
     is_share: bool = False
 
@@ -49,7 +49,7 @@ COLUMNS = {
     "leakage": Column("leakage", "lower", "identity to the painted face, by the embedded encoder"),
     "leakage_2": Column("leakage", "lower", "identity to the painted face, by the second encoder"),
     "is_kept": Column("leakage", "higher", "identity to the person at least twice that to the painted face", True),
-    "pose_leakage": Column("leakage", "lower", "share of the way from the photograph's pose to the painted face's"),
+    "pose_leakage": Column("leakage", "near 0", "share of the way from the photograph's pose to the painted face's"),
     "bleeding": Column("leakage", "lower", "colours around the face that are those of the painted face"),
     "ghosting": Column("leakage", "lower", "double exposure with the style image"),
     "to_truth": Column("truth", "lower", "features of the VAE, against the truth"),

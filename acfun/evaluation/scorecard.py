@@ -17,7 +17,7 @@ TOPICS: dict[Topic, str] = {
     "leakage": "Does the painted face come through?",
     "truth": "Like the truth?",
 }
-ARROWS = {"higher": "↑", "lower": "↓"}
+ARROWS = {"higher": "↑", "lower": "↓", "near 0": "→ 0"}
 
 
 def build_scorecard(
@@ -56,13 +56,13 @@ def _build_sheet(path: Path) -> str:
 def _build_table(topic: Topic, lines: Mapping[str, Line]) -> str:
     names = list_columns(lines, topic)
     ranges = {name: _find_range(name, lines) for name in names}
-    best = {name: _find_best(name, lines) for name in names}
+    best = {name: _list_best(name, lines) for name in names}
     head = "".join(
         f'<th title="{escape(COLUMNS[name].text)}">{escape(name)} {ARROWS[COLUMNS[name].better]}</th>' for name in names
     )
     rows = []
     for method, line in lines.items():
-        cells = [_build_cell(line.cells.get(name), ranges[name], is_best=best[name] == method) for name in names]
+        cells = [_build_cell(line.cells.get(name), ranges[name], is_best=method in best[name]) for name in names]
         kind = ' class="anchor"' if method in ANCHORS else ""
         rows.append(f"<tr{kind}><th>{escape(method)}</th><td>{line.count}</td>{''.join(cells)}</tr>")
     legend = "".join(f"<dt>{escape(name)}</dt><dd>{escape(COLUMNS[name].text)}</dd>" for name in names)
@@ -94,9 +94,13 @@ def _find_range(name: str, lines: Mapping[str, Line]) -> tuple[float, float]:
     return min(cell.low for cell in cells), max(cell.high for cell in cells)
 
 
-def _find_best(name: str, lines: Mapping[str, Line]) -> str | None:
-    """The painter with the best mean; None where only anchors have one."""
+def _list_best(name: str, lines: Mapping[str, Line]) -> list[str]:
+    """The painters with the best mean; without anchors."""
     means = {method: line.cells[name].mean for method, line in lines.items() if name in line.cells}
-    painters = [method for method in means if method not in ANCHORS]
-    choose = max if COLUMNS[name].better == "higher" else min
-    return choose(painters, key=means.__getitem__) if painters else None
+    better = COLUMNS[name].better
+    worths = {
+        method: {"higher": mean, "lower": -mean, "near 0": -abs(mean)}[better]
+        for method, mean in means.items()
+        if method not in ANCHORS
+    }
+    return [method for method, worth in worths.items() if worth == max(worths.values())]

@@ -15,7 +15,7 @@ from acfun.errors import ConfigError, NoFaceFoundError
 from acfun.evaluation.measures import COLUMNS, measure
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
 from acfun.evaluation.report import BLIND_FILE, PLOT_FILE, SCORECARD_FILE, SHEET_FILE, TABLE_FILE, write_report
-from acfun.evaluation.runner import ROWS_FILE, Ledger, name_picture, read_rows, run
+from acfun.evaluation.runner import OPTIONS_FILE, ROWS_FILE, Ledger, name_picture, read_rows, run
 from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, list_pictures
 from acfun.images import save_image, tensor_to_array, tensor_to_pil
 from acfun.portrait import Portrait, StyleImage, place_mean_face
@@ -165,6 +165,12 @@ def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
     Ledger(tmp_path, {"people": 2, "base": "mini"})
     with pytest.raises(ConfigError, match="people 2; now it is 3"):
         Ledger(tmp_path, {"people": 3, "base": "mini"})
+
+
+def test_rows_that_were_measured_otherwise_are_refused(tmp_path: Path) -> None:
+    (tmp_path / OPTIONS_FILE).write_text('{"people": 2}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"metrics None; now it is \d+: take another folder"):
+        Ledger(tmp_path, {"people": 2})
 
 
 def test_a_method_that_cannot_paint_a_scene_is_left_out(base: Base, tmp_path: Path) -> None:

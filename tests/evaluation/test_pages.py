@@ -1,6 +1,7 @@
 """Scorecard and blind comparison: whole pages without other files, all pairs, no names, the same intervals."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from acfun.evaluation.metrics import wilson_interval
 from acfun.evaluation.pages import fill_page
 from acfun.evaluation.report import BLIND_FILE, SCORECARD_FILE, write_report
 from acfun.evaluation.runner import ROWS_FILE, Row, Trial, name_picture
+from acfun.evaluation.scorecard import build_scorecard
 from acfun.evaluation.table import tabulate
 
 SCRIPT = Path(__file__).parents[2] / "acfun" / "evaluation" / "pages" / "blind.js"
@@ -111,7 +113,7 @@ def test_the_scorecard_is_one_whole_page(folder: Path) -> None:
     assert not page.find("link")
     assert not page.find("script")
     best = [found for found in page.find("span") if found.get("class") == "best"]
-    assert len(best) == len(COLUMNS)
+    assert len(best) == len(COLUMNS) + 2  # all three painters keep as many people
 
 
 def test_shares_have_wilsons_interval_and_all_cells_hold_their_mean() -> None:
@@ -120,6 +122,17 @@ def test_shares_have_wilsons_interval_and_all_cells_hold_their_mean() -> None:
     cell = lines["alphastyle"].cells["is_kept"]
     assert (cell.mean, cell.low, cell.high) == pytest.approx((0.5, *wilson_interval(2, 4)))
     assert all(cell.low <= cell.mean <= cell.high for line in lines.values() for cell in line.cells.values())
+
+
+def test_the_best_painter_is_the_highest_the_lowest_or_the_one_nearest_to_nothing() -> None:
+    rows = [
+        {"scene": "a", "person": "b", "method": name, "setting": 1.0, "identity": value, "leakage": value}
+        | {"pose_leakage": value}
+        for name, value in {"photograph": 0.0, "alphastyle": -0.5, "betastyle": 0.1, "gammastyle": 0.9}.items()
+    ]
+    page = build_scorecard("a", "b", tabulate(rows, METHODS), Path("none"), Path("none"), None)
+    best = re.findall(r'<span class="best">([-.0-9]+)', page)
+    assert sorted(map(float, best)) == [-0.5, 0.1, 0.9]
 
 
 def test_the_blind_page_has_all_pairs_and_shows_no_names(folder: Path) -> None:
