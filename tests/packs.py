@@ -55,7 +55,7 @@ def write_recognition(path: Path, *, seed: int = 0, batch: int | str = "None") -
     shapes |= {"conv": (4, 4, 3, 3), "shortcut": (4, 4, 1, 1), "linear": (EMBEDDING_SIZE, 4 * 14 * 14)}
     shapes |= {f"norm_{name}": (4,) for name in norm} | {"linear_bias": (EMBEDDING_SIZE,)}
     shapes |= {f"last_{name}": (EMBEDDING_SIZE,) for name in norm}
-    conv = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1}
+    conv: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "dilations": [1, 1], "group": 1}
     nodes = [
         helper.make_node("Conv", ["image", "stem", "stem_bias"], ["a"], strides=[4, 4], **conv),
         helper.make_node("PRelu", ["a", "slope"], ["b"]),

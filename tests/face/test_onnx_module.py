@@ -106,7 +106,8 @@ def compare(path: Path, image: NDArray[np.float32]) -> None:
     """Against the numpy interpreter of the package onnx."""
     from onnx.reference import ReferenceEvaluator
 
-    wanted = ReferenceEvaluator(str(path)).run(None, {"image": image})[0]
+    results: Any = ReferenceEvaluator(str(path)).run(None, {"image": image})
+    wanted = results[0]
     found = OnnxModule(read_graph(path))(torch.from_numpy(image))
     assert tuple(found.shape) == wanted.shape
     np.testing.assert_allclose(found.numpy(), wanted, atol=2e-5)
