@@ -1,7 +1,7 @@
 """`acfun benchmark`: methods against each other on the same styles and people."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -71,17 +71,8 @@ def benchmark(
     if identity_encoder is not None:
         meaning["identity_encoder"] = [compute_fingerprint(identity_encoder)]
     ledger = Ledger(output, {"suite": suite, "base": loaded.fingerprint, **meaning})
-    run(
-        loaded,
-        load_identity_encoder(),
-        scenes,
-        chosen,
-        range(seed, seed + seeds),
-        ledger,
-        session.say,
-        finder=load_face_finder(),
-        second_encoder=second,
-    )
+    judges: dict[str, Any] = {"finder": load_face_finder(), "second_encoder": second}
+    run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say, **judges)
     paths = [str(path) for path in write_report(output, chosen, seed)]
     session.finish({"outputs": paths}, "\n".join(paths))
 
