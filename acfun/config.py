@@ -37,6 +37,8 @@ class FitConfig:
         framing: "find" looks for faces; "whole" takes every picture as a portrait in canonical framing.
         output_dir: run folder for the checkpoint; None keeps none, and the run cannot be resumed.
         base: "mini", a diffusers folder or a hub id.
+        identity_encoder: who a face is: "mini", an insightface pack, an ArcFace-type ONNX file, or an encoder's folder.
+        face_detector: what finds faces: "mini", or an insightface pack.
         objective: what is minimised, see `acfun.objectives`.
         cfun: kind of concrete fusion.
         cfun_groups: parts of the UNet that carry it.
@@ -72,6 +74,8 @@ class FitConfig:
     framing: Literal["find", "whole"] = "find"
     output_dir: str | None = None
     base: str = "mini"
+    identity_encoder: str = "mini"
+    face_detector: str = "mini"
     objective: Objective = "pseudo_pair"
     cfun: Literal["std_affine", "mean_std_affine", "lora", "attention_lora", "none"] = "lora"
     cfun_groups: tuple[Group, ...] = ("encoder", "middle", "decoder")

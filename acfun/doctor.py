@@ -3,7 +3,7 @@
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -51,8 +51,8 @@ class Check:
     remedy: str = ""
 
 
-def examine() -> list[Check]:
-    """Run all checks on this process."""
+def examine(faces: str | None = None) -> list[Check]:
+    """Run all checks on this process, and where `faces` names a pack of face models, those on it."""
     installed = list_installed()
     return [
         Check("acfun", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
@@ -65,6 +65,7 @@ def examine() -> list[Check]:
         check_insightface(installed),
         check_base(mini_dir()),
         check_cache(cache_dir()),
+        *([] if faces is None else check_faces(faces)),
     ]
 
 
@@ -137,14 +138,14 @@ def check_malloc() -> Check:
 
 def check_onnxruntime(installed: Mapping[str, str]) -> Check:
     """Whether the CPU and the GPU build lie over each other: they share one folder, and the last one installed wins."""
-    builds = [name for name in ("onnxruntime", "onnxruntime-gpu") if name in installed]
-    if len(builds) > 1:
-        return Check(
-            "onnxruntime",
-            "problem",
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install the one you need (-gpu with a GPU)",
-        )
+    from acfun.errors import FaceModelError
+    from acfun.face.detection import RUNTIMES, check_runtimes
+
+    builds = [name for name in RUNTIMES if name in installed]
+    try:
+        check_runtimes(installed)
+    except FaceModelError as error:
+        return Check("onnxruntime", "problem", error.problem, error.remedy)
     detail = ", ".join(f"{name} {installed[name]}" for name in builds)
     return Check("onnxruntime", "ok", detail or "not installed; only insightface needs it")
 
@@ -179,7 +180,33 @@ def check_insightface(installed: Mapping[str, str]) -> Check:
     """Whether the optional face library is there."""
     if "insightface" in installed:
         return Check("insightface", "ok", f"{installed['insightface']} (its models are for research only)")
-    return Check("insightface", "ok", "not installed; the embedded face finder is used")
+    return Check("insightface", "ok", "not installed; only --face-detector needs it")
+
+
+def check_faces(source: str) -> list[Check]:
+    """Whether a pack of face models can tell people apart, and find faces; loads the models."""
+    from acfun.errors import FaceModelError, MissingExtraError
+    from acfun.face.detection import load_finder
+    from acfun.face.packs import check_path, describe_licence
+    from acfun.face.recognition import load_recognition
+
+    try:
+        path = check_path(source)
+    except FaceModelError as error:
+        return [Check("face models", "problem", error.problem, error.remedy)]
+    checks = [Check("face models", "ok", describe_licence(path))]
+    uses: dict[str, Callable[[str], object]] = {"identity encoder": load_recognition}
+    uses |= {"face detector": load_finder} if path.is_dir() else {}
+    for name, load in uses.items():
+        try:
+            load(source)
+            checks.append(Check(name, "ok", f"{path} can be used"))
+        except FaceModelError as error:
+            checks.append(Check(name, "problem", error.problem, error.remedy))
+        except MissingExtraError as error:
+            problem, _, line = str(error).rpartition(": ")
+            checks.append(Check(name, "problem", problem, line))
+    return checks
 
 
 def check_base(directory: Path) -> Check:

@@ -33,6 +33,19 @@ class BaseNotFoundError(AcfunError):
     """A base model is neither embedded, nor a folder, nor reachable."""
 
 
+class FaceModelError(AcfunError):
+    """A file or a pack of face models, or the library that runs it, cannot be used.
+
+    Args:
+        problem: what is wrong, with the path.
+        remedy: what to do.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}: {remedy}")
+        self.problem, self.remedy = problem, remedy
+
+
 class BaseFamilyMismatchError(AcfunError):
     """A style was made for another base."""
 

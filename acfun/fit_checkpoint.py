@@ -22,7 +22,8 @@ _RUN_ONLY = {"output_dir", "resume", "preview_every", "checkpoint_every", "devic
 
 def describe_fit(config: FitConfig) -> dict[str, Any]:
     """The config without what belongs to one machine or one run, so that equal fits give equal files."""
-    described = asdict(config) | {"style_path": Path(config.style_path).name, "face_paths": len(config.face_paths)}
+    described = asdict(config) | {"face_paths": len(config.face_paths)}
+    described |= {name: Path(described[name]).name for name in ("style_path", "identity_encoder", "face_detector")}
     return {name: value for name, value in described.items() if name not in _RUN_ONLY}
 
 

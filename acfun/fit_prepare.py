@@ -6,8 +6,10 @@ from acfun.base import Base, encode_prompt
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
 from acfun.config import FitConfig
-from acfun.face.finder import FaceFinder, load_face_finder
+from acfun.face.detection import load_finder
+from acfun.face.finder import FaceFinder
 from acfun.face.identity import load_identity_encoder
+from acfun.face.recognition import load_recognition
 from acfun.fit_data import FitData, encode_style_crops
 from acfun.guidance import paint_pairs
 from acfun.imagery import Imagery
@@ -37,11 +39,14 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         ImageError: a picture cannot be read.
         NoFaceFoundError: a photograph without a face.
         BaseNotFoundError: the installation lacks a network that finds or tells faces.
+        FaceModelError: the chosen identity encoder or face detector cannot be used.
+        MissingExtraError: a library that one of them needs is not installed.
     """
     painting = pil_to_tensor(load_image(config.style_path)).to(base.device)
-    finder = load_face_finder().to(base.device) if config.framing == "find" else None
+    finder = load_finder(config.face_detector, config.device).to(base.device) if config.framing == "find" else None
     style = StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
-    imagery = Imagery(style, base.resolution, base.vae, load_identity_encoder().to(base.device))
+    encoder = load_recognition(config.identity_encoder).to(base.device)
+    imagery = Imagery(style, base.resolution, base.vae, load_identity_encoder().to(base.device), encoder)
     photos = [pil_to_tensor(load_image(path)).to(base.device) for path in config.face_paths]
     portraits = [find_head(photo, base.resolution, finder) for photo in photos] or _sample_portraits(
         config, base, finder, generator

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acfun import losses
@@ -63,10 +63,18 @@ class Imagery:
         size: of portraits, pixels: that of the style's head beside them.
         vae: frozen; its encoder's features are those of the Gram matrices.
         encoder: frozen; sees structure and identity. Trained to see a face in any paint, it says little of colour.
+        identity_encoder: frozen; of `acfun.face.recognition`, sees identity in place of `encoder`.
     """
 
-    def __init__(self, style: StyleImage, size: int, vae: AutoencoderKL, encoder: IdentityEncoder) -> None:
-        self.vae, self.encoder, self.stages = vae, encoder, FeatureStages(encoder)
+    def __init__(
+        self,
+        style: StyleImage,
+        size: int,
+        vae: AutoencoderKL,
+        encoder: IdentityEncoder,
+        identity_encoder: nn.Module | None = None,
+    ) -> None:
+        self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)
         self.style = style.shrink(size)
         self.patches, self.brushwork = build_patch_bank(self.style), Brushwork(self.style, style)
         with torch.no_grad():

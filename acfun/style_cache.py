@@ -34,7 +34,10 @@ def compute_style_key(config: FitConfig, *, style: bytes, faces: bytes, base_fin
         faces: the portraits that it is fitted with.
         base_fingerprint: of the base.
     """
+    from acfun.face.packs import compute_fingerprint
+
     options = {name: value for name, value in asdict(config).items() if name not in _WHERE_FIELDS}
+    options |= {name: compute_fingerprint(options[name]) for name in ("identity_encoder", "face_detector")}
     digest = hashlib.sha256(json.dumps([__version__, base_fingerprint, options], sort_keys=True).encode())
     for content in (style, faces):
         digest.update(hashlib.sha256(content).digest())

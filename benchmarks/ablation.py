@@ -12,8 +12,10 @@ from typing import Any
 
 from acfun.base import load_base
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
-from acfun.evaluation.runner import Ledger, run, write_report
+from acfun.evaluation.report import write_report
+from acfun.evaluation.runner import Ledger, run
 from acfun.evaluation.suites import RENDERERS, build_paired
+from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
 from acfun.style import Style
 
@@ -77,7 +79,7 @@ def main() -> None:
     methods = build_methods(args.variants, {"max_steps": args.max_steps}, {"num_inference_steps": args.steps})
     meaning = {"styles": args.styles, "max_steps": args.max_steps, "steps": args.steps}
     ledger = Ledger(args.output, {"base": base.fingerprint, **meaning})
-    run(base, load_identity_encoder(), scenes, methods, [args.seed], ledger, print)
+    run(base, load_identity_encoder(), scenes, methods, [args.seed], ledger, print, finder=load_face_finder())
     write_report(args.output, methods, args.seed)
     print((args.output / "table.md").read_text(encoding="utf-8"))
 

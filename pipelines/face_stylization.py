@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from acfun.base import Base, assemble_base
 from acfun.base.vae_features import decode_latents, encode_latents
@@ -19,6 +19,7 @@ from acfun.conditioning import Faces, build_callback, encode_prompts, pair, pred
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
+from acfun.face.recognition import load_recognition
 from acfun.guidance import BARE_PROMPT, NUM_STEPS, STRENGTH, Sitting
 from acfun.imagery import Imagery
 from acfun.images import resize
@@ -46,6 +47,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
     _style_model: StyleModel | None = None
     _base: Base | None = None
     _imagery: Imagery | None = None
+    _identity_encoder: nn.Module | None = None
 
     @classmethod
     def from_base(cls, base: Base) -> Self:
@@ -71,6 +73,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             pipeline._require_no_style("from_pipe")
         pipe: Self = super().from_pipe(pipeline, **kwargs)
         pipe._base = getattr(pipeline, "_base", None)
+        pipe._identity_encoder = getattr(pipeline, "_identity_encoder", None)
         return pipe
 
     @property
@@ -113,6 +116,19 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if self._style_model is not None:
             self._style_model.eject()
         self._style = self._style_model = self._imagery = None
+
+    def use_identity_encoder(self, source: str | Path) -> None:
+        """Let another encoder say who a face is when sampling is guided to the person.
+
+        Args:
+            source: "mini" for the embedded one, the folder of an insightface pack, an ArcFace-type ONNX file, or the
+                folder of an encoder; see `acfun.face.recognition.load_recognition`.
+
+        Raises:
+            FaceModelError: there is no such model, or it cannot be run; the pipeline is unchanged then.
+            MissingExtraError: it is an ONNX file, and the package onnx is not installed.
+        """
+        self._identity_encoder, self._imagery = load_recognition(source), None
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the pipeline, as diffusers does; a style in it moves along and stays float32."""
@@ -298,7 +314,8 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         if self._imagery is None and image is not None:
             device = self._execution_device
             encoder = load_identity_encoder().to(device)
-            self._imagery = Imagery(image.to(device), self.base.resolution, self.vae, encoder)
+            chosen = None if self._identity_encoder is None else self._identity_encoder.to(device)
+            self._imagery = Imagery(image.to(device), self.base.resolution, self.vae, encoder, chosen)
         return self._imagery
 
     def _sit(self, faces: Tensor, landmarks: Tensor | None, imagery_scale: float) -> Sitting | None:

@@ -54,6 +54,29 @@ def test_the_cache_must_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (check.status, CACHE_DIR_VARIABLE in check.remedy) == ("problem", True)
 
 
+def test_face_models_that_cannot_be_used_have_a_remedy(tmp_path: Path) -> None:
+    (check,) = doctor.check_faces(str(tmp_path / "buffalo_l"))
+    assert (check.status, "no such folder" in check.detail, "check the path" in check.remedy) == ("problem", True, True)
+    (tmp_path / "buffalo_l").mkdir()
+    (tmp_path / "buffalo_l" / "det_10g.onnx").write_bytes(b"cut off")
+    checks = doctor.check_faces(str(tmp_path / "buffalo_l"))
+    assert [(check.name, check.status) for check in checks] == [
+        ("face models", "ok"),
+        ("identity encoder", "problem"),
+        ("face detector", "problem"),
+    ]
+    assert "research only" in checks[0].detail
+    assert all(check.remedy for check in checks[1:])
+
+
+def test_face_models_are_loaded(tmp_path: Path) -> None:
+    packs = pytest.importorskip("tests.packs", reason="needs the package onnx")
+    pack = packs.write_pack(tmp_path / "buffalo_l")
+    identity = [check for check in doctor.examine(str(pack)) if check.name == "identity encoder"]
+    assert [check.status for check in identity] == ["ok"]
+    assert len(doctor.check_faces(str(pack / "w600k_r50.onnx"))) == 2  # a file finds no faces
+
+
 def test_every_problem_has_a_remedy() -> None:
     checks = doctor.examine()
     assert {"torch", "device", "malloc", "embedded base", "cache"} <= {check.name for check in checks}

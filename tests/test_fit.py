@@ -14,7 +14,7 @@ from acfun import fit, fit_prepare
 from acfun.base import Base
 from acfun.cfun import VARIANTS
 from acfun.config import FitConfig
-from acfun.errors import ConfigError, FitDivergedError, NoFaceFoundError
+from acfun.errors import ConfigError, FaceModelError, FitDivergedError, NoFaceFoundError
 from acfun.face.identity import load_identity_encoder
 from acfun.fit import Progress, fit_style
 from acfun.fit_checkpoint import CHECKPOINT_NAME
@@ -22,7 +22,7 @@ from acfun.images import load_image, pil_to_tensor
 from acfun.losses import total_loss
 from acfun.objectives import OBJECTIVES
 from acfun.style import Style
-from tests.fitting import build_face_finder, make_config
+from tests.fitting import build_face_finder, build_identity_encoder, make_config
 from tests.tiny import RESOLUTION, make_tiny_base
 
 
@@ -205,11 +205,22 @@ def test_a_loss_without_weight_is_left_out(options: dict[str, Any], base: Base, 
 
 
 def test_faces_are_looked_for_and_needed(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_prepare, "load_face_finder", build_face_finder)
+    monkeypatch.setattr(fit_prepare, "load_finder", lambda source, device: build_face_finder())
     with pytest.raises(NoFaceFoundError):  # a finder that was never trained finds nothing in noise
         fit_style(make_config(tmp_path, framing="find"), base=base)
     _, reports = collect(make_config(tmp_path, framing="find", face_paths=(), max_steps=1), base)
     assert 0 <= reports[0].losses["identity"] <= 2
+
+
+def test_another_identity_encoder_is_asked_and_named_without_its_folder(base: Base, tmp_path: Path) -> None:
+    build_identity_encoder().save_pretrained(tmp_path / "ours")
+    config = make_config(tmp_path, max_steps=1)
+    own, other = (collect(replace(config, identity_encoder=name), base) for name in ("mini", str(tmp_path / "ours")))
+    assert own[1][0].losses["identity"] != other[1][0].losses["identity"]
+    assert own[1][0].losses["structure"] == other[1][0].losses["structure"]
+    assert (own[0].config["identity_encoder"], other[0].config["identity_encoder"]) == ("mini", "ours")
+    with pytest.raises(FaceModelError, match=r"nowhere: there is no such folder"):
+        fit_style(replace(config, identity_encoder=str(tmp_path / "nowhere")), base=base)
 
 
 def test_the_style_keeps_its_picture(base: Base, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def make_portrait(seed: int, *, has_face: bool = True) -> Portrait:
 def make_imagery(*, has_face: bool = True) -> Imagery:
     style = make_portrait(1, has_face=has_face)
     encoder = build_identity_encoder().requires_grad_(False)
-    return Imagery(StyleImage(style, style, 1.0), make_tiny_base().vae, encoder)
+    return Imagery(StyleImage(style, style, 1.0), SIZE, make_tiny_base().vae, encoder)
 
 
 @pytest.mark.parametrize("has_face", [True, False])

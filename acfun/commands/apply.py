@@ -10,6 +10,7 @@ from acfun.commands.session import Session, make_output_dir, print_error
 from acfun.errors import ConfigError, ImageError, NoFaceFoundError
 
 if TYPE_CHECKING:
+    from acfun.face.finder import FaceFinder
     from acfun.photo import Extent, Sampling
 
 SUFFIX = ".png"
@@ -36,6 +37,8 @@ def apply(
     guidance_scale: options.GuidanceScale = None,
     steps: options.Steps = None,
     enlargement: options.Enlargement = None,
+    identity_encoder: options.IdentityEncoder = None,
+    face_detector: options.FaceDetector = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.StyleBaseName = None,
@@ -43,6 +46,7 @@ def apply(
     as_json: options.AsJson = False,
 ) -> None:
     """Paint photographs in a fitted style; what cannot be painted is named, and the others are."""
+    from acfun.face.detection import load_finder
     from acfun.style import Style
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
@@ -50,13 +54,14 @@ def apply(
     targets = name_targets(photos, output)
     make_output_dir(output)
     loaded = session.load_base(base or loaded_style.metadata["base_name"])
-    pipe = session.build_pipeline(loaded, loaded_style)
+    pipe = session.build_pipeline(loaded, loaded_style, identity_encoder)
+    finder = None if face_detector is None else load_finder(face_detector, device)
     outputs: dict[str, list[str]] = {}
     for photo, target in targets.items():
         session.say(f"painting {photo}")
         sampling = session.build_sampling(context.params)
         try:
-            outputs[str(photo)] = paint_photo(pipe, photo, target, faces, sampling, paint)
+            outputs[str(photo)] = paint_photo(pipe, photo, target, faces, sampling, paint, finder)
         except (ImageError, NoFaceFoundError) as error:
             print_error(error)
     failed = [str(photo) for photo in targets if str(photo) not in outputs]
@@ -74,6 +79,7 @@ def paint_photo(
     faces: options.FaceChoice,
     sampling: "Sampling",
     extent: "Extent",
+    finder: "FaceFinder | None" = None,
 ) -> list[str]:
     """Paint one photograph; returns where the results are.
 
@@ -86,7 +92,7 @@ def paint_photo(
     from acfun.photo import choose_faces, stylize
 
     image = load_image(photo)
-    return save_results(stylize(pipe, image, choose_faces(image, faces), extent, **sampling), target)
+    return save_results(stylize(pipe, image, choose_faces(image, faces, finder), extent, **sampling), target)
 
 
 def name_targets(photos: list[Path], directory: Path) -> dict[Path, Path]:

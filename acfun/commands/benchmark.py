@@ -1,14 +1,25 @@
 """`acfun benchmark`: methods against each other on the same styles and people."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from acfun.commands import options
 from acfun.commands.session import Session, make_output_dir
 
+if TYPE_CHECKING:
+    from acfun.evaluation.methods import Method
+
 Suite = Literal["paired", "paintings"]
+
+SecondEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--identity-encoder",
+        help="A second judge of people: an insightface pack's folder, an ArcFace-type *.onnx, or an encoder's folder.",
+    ),
+]
 
 
 def benchmark(
@@ -21,31 +32,28 @@ def benchmark(
     paintings: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of style images.")] = None,
     photos: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of photographs.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds, from --seed on.")] = 1,
+    identity_encoder: SecondEncoder = None,
     base: options.BaseName = "mini",
     seed: options.Seed = 0,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Paint, measure, and write rows, table, plot and sheet; a second start goes on where the first one ended."""
+    """Paint, measure, and write rows and report; a second start goes on where the first one ended.
+
+    The report is a table, a plot, a sheet, a scorecard with all of them, and a page to compare pictures blind.
+    """
     from acfun.errors import ConfigError
-    from acfun.evaluation.methods import METHODS
-    from acfun.evaluation.runner import Ledger, require_matplotlib, run, write_report
+    from acfun.evaluation.report import require_matplotlib, write_report
+    from acfun.evaluation.runner import Ledger, run
     from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, list_pictures
     from acfun.face.finder import load_face_finder
     from acfun.face.identity import load_identity_encoder
-    from acfun.synthetic.renderers import HELD_OUT_RENDERERS
+    from acfun.face.packs import compute_fingerprint
+    from acfun.face.recognition import load_recognition
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
-    known = [name for name in METHODS if suite == "paired" or name != "truth"]
-    if unknown := set(methods or ()) - set(known):
-        raise ConfigError(f"{suite} has no method {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    chosen = {name: METHODS[name] for name in known if not methods or name in methods}
-    styles = sorted(renderers or HELD_OUT_RENDERERS)
-    if unknown := set(styles) - RENDERERS.keys():
-        raise ConfigError(
-            f"there is no renderer {', '.join(sorted(unknown))}; choose from {', '.join(sorted(RENDERERS))}"
-        )
+    chosen, styles = choose_methods(suite, methods), choose_renderers(renderers)
     require_matplotlib()
     make_output_dir(output)
     if suite == "paintings":
@@ -59,7 +67,43 @@ def benchmark(
         order, loaded = sorted(RENDERERS), session.load_base(base)
         meaning = {"people": [str(people)]}
         scenes = (build_paired(name, order.index(name), loaded.resolution, people) for name in styles)
+    second = None if identity_encoder is None else load_recognition(identity_encoder)
+    if identity_encoder is not None:
+        meaning["identity_encoder"] = [compute_fingerprint(identity_encoder)]
     ledger = Ledger(output, {"suite": suite, "base": loaded.fingerprint, **meaning})
-    run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say)
+    judges: dict[str, Any] = {"finder": load_face_finder(), "second_encoder": second}
+    run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say, **judges)
     paths = [str(path) for path in write_report(output, chosen, seed)]
     session.finish({"outputs": paths}, "\n".join(paths))
+
+
+def choose_methods(suite: Suite, names: list[str] | None) -> "dict[str, Method]":
+    """The methods of these names, or all that a suite has.
+
+    Raises:
+        ConfigError: it has no such method.
+    """
+    from acfun.errors import ConfigError
+    from acfun.evaluation.methods import METHODS
+
+    known = [name for name in METHODS if suite == "paired" or name != "truth"]
+    if unknown := set(names or ()) - set(known):
+        raise ConfigError(f"{suite} has no method {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
+    return {name: METHODS[name] for name in known if not names or name in names}
+
+
+def choose_renderers(names: list[str] | None) -> list[str]:
+    """These renderers, or those that are held out.
+
+    Raises:
+        ConfigError: there is no such renderer.
+    """
+    from acfun.errors import ConfigError
+    from acfun.evaluation.suites import RENDERERS
+    from acfun.synthetic.renderers import HELD_OUT_RENDERERS
+
+    if unknown := set(names or ()) - RENDERERS.keys():
+        raise ConfigError(
+            f"there is no renderer {', '.join(sorted(unknown))}; choose from {', '.join(sorted(RENDERERS))}"
+        )
+    return sorted(names or HELD_OUT_RENDERERS)

@@ -104,6 +104,25 @@ Steps = Annotated[
     typer.Option(min=1, max=1000, show_default="20", help="Sampling steps.", rich_help_panel="Sampling"),
 ]
 
+IdentityEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--identity-encoder",
+        show_default="mini",
+        help="Who a face is: an insightface pack's folder, an ArcFace-type *.onnx, or an encoder's folder.",
+        rich_help_panel="Faces",
+    ),
+]
+FaceDetector = Annotated[
+    str | None,
+    typer.Option(
+        "--face-detector",
+        show_default="mini",
+        help="What finds faces: an insightface pack's folder.",
+        rich_help_panel="Faces",
+    ),
+]
+
 FitConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file with fields of FitConfig.", rich_help_panel="Fitting")
 ]

@@ -88,13 +88,19 @@ class Session:
         self.say(f"loading base {name}")
         return load_base(name, device=device)
 
-    def build_pipeline(self, base: "Base", style: "Style | None" = None) -> Any:
-        """A `FaceStylizationPipeline` around a base, with a style in it."""
+    def build_pipeline(self, base: "Base", style: "Style | None" = None, identity_encoder: str | None = None) -> Any:
+        """A `FaceStylizationPipeline` around a base, with a style in it.
+
+        Raises:
+            FaceModelError: the identity encoder cannot be used.
+        """
         from acfun.pipelines.face_stylization import FaceStylizationPipeline
 
         pipe = FaceStylizationPipeline.from_base(base)
         if style is not None:
             pipe.load_style(style)
+        if identity_encoder is not None:
+            pipe.use_identity_encoder(identity_encoder)
         return pipe
 
     def build_sampling(self, options: Mapping[str, Any], *, has_face: bool = True) -> "Sampling":

@@ -63,6 +63,8 @@ def stylize(
     config: options.FitConfigPath = None,
     max_steps: options.MaxSteps = None,
     objective: options.ObjectiveName = None,
+    identity_encoder: options.IdentityEncoder = None,
+    face_detector: options.FaceDetector = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.BaseName = "mini",
@@ -70,21 +72,23 @@ def stylize(
     as_json: options.AsJson = False,
 ) -> None:
     """Paint a photograph in the manner of a style image; the fitted style is kept for the next time."""
+    from acfun.face.detection import load_finder
     from acfun.images import check_output_path, load_image
     from acfun.photo import build_sheet, choose_faces
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     paths = {"style_path": str(style), "face_paths": (str(photo),), "base": base}
+    models = {"identity_encoder": identity_encoder, "face_detector": face_detector}
     is_whole = faces == "whole"
     fit_config = build_config(
-        config, is_whole=is_whole, session=session, max_steps=max_steps, objective=objective, **paths
+        config, is_whole=is_whole, session=session, max_steps=max_steps, objective=objective, **paths, **models
     )
     for path in filter(None, (output, sheet)):
         check_output_path(path)
     image, style_image = load_image(photo), load_image(style)
     sampling = session.build_sampling(context.params)
     loaded = session.load_base(base)
-    chosen = choose_faces(image, faces)
+    chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, device))
     stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, paint)
     outputs = save_results(stylized.pictures, output)
     if sheet is not None:
@@ -121,7 +125,7 @@ def fit_and_paint(
     from acfun.photo import stylize as paint_faces
 
     fitted = fit_cached(config, base, cut_portraits(image, faces[:1], base.resolution), session)
-    pipe = session.build_pipeline(base, fitted.style)
+    pipe = session.build_pipeline(base, fitted.style, config.identity_encoder)
     session.say(f"painting {len(faces) or 1} portrait{'s' if len(faces) > 1 else ''}")
     start = time.monotonic()
     pictures = paint_faces(pipe, image, faces, extent, **sampling)

@@ -1,7 +1,7 @@
 """Find faces and their 189 landmarks in photographs, paintings and renderings, with two small networks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import (
+    FIVE_POINT_INDICES,
     INTER_PUPIL_FRACTION,
     compose_transforms,
     invert_transform,
@@ -31,6 +32,9 @@ _MAX_CANDIDATES = 24
 _MAX_ENLARGEMENT = 2.0
 _SAME_FACE_DISTANCE = 0.35
 _DOUBTFUL_ERROR = 0.15
+
+PointDetector = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Image (1,3,H,W) in [-1,1] → eyes, nose and corners of the mouth (N,5,2) in pixels, and scores (N,) in [0,1]."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class FaceFinder(StoredModule):
         hidden_size: of the regressor's last hidden layer.
         crop_size: width of the regressor's input, pixels.
         mean_shape: (189,2) in the unit frame; zeros to be filled by loading.
+
+    Attributes:
+        point_detector: of another library, which finds faces in place of the embedded detector; None for that one.
     """
 
     kind, script = "face finder", "train/pretrain_face_finder.py"
@@ -97,6 +104,7 @@ class FaceFinder(StoredModule):
         }
         self.detector = FaceDetector(detector_channels, detector_dilations)
         self.regressor = LandmarkRegressor(regressor_channels, hidden_size, crop_size, mean_shape)
+        self.point_detector: PointDetector | None = None
 
 
 @lru_cache(maxsize=1)
@@ -129,15 +137,8 @@ def find_faces(
     if batch.ndim != 4 or batch.shape[:2] != (1, 3):
         raise ValueError(f"image has shape {tuple(image.shape)}; find_faces takes one image, (3,H,W) or (1,3,H,W)")
     batch = batch.to(finder.regressor.mean_shape)
-    candidates: list[Face] = []
-    for size in _choose_sizes(batch):
-        poses, heat = detect_poses(finder, batch, size)
-        if len(poses):
-            found = regress_landmarks(finder, batch.expand(len(poses), -1, -1, -1), poses)
-            candidates += _describe(found, heat, min_score)
-        if candidates and size >= DETECTION_SIZES[1]:
-            break
-    faces = _drop_duplicates(candidates)
+    look = _look_at_sizes if finder.point_detector is None else _look_with_points
+    faces = _drop_duplicates(look(finder, batch, min_score))
     return sorted(faces, key=_extent, reverse=True)[:max_faces]
 
 
@@ -183,6 +184,30 @@ def regress_landmarks(finder: FaceFinder, images: Tensor, poses: Tensor, *, num_
         poses = fit_pose(landmarks, regressor.mean_shape)
     error = prediction.log_error.exp() / INTER_PUPIL_FRACTION
     return Landmarks(landmarks, prediction.presence.sigmoid(), error)
+
+
+def _look_at_sizes(finder: FaceFinder, image: Tensor, min_score: float) -> list[Face]:
+    """Faces that the embedded detector sees, coarse to fine; there may be several of one."""
+    candidates: list[Face] = []
+    for size in _choose_sizes(image):
+        poses, heat = detect_poses(finder, image, size)
+        if len(poses):
+            found = regress_landmarks(finder, image.expand(len(poses), -1, -1, -1), poses)
+            candidates += _describe(found, heat, min_score)
+        if candidates and size >= DETECTION_SIZES[1]:
+            break
+    return candidates
+
+
+def _look_with_points(finder: FaceFinder, image: Tensor, min_score: float) -> list[Face]:
+    """Faces that the other detector sees, which is trusted on whether they are any."""
+    assert finder.point_detector is not None
+    points, scores = finder.point_detector(image)
+    if not len(points):
+        return []
+    source = finder.regressor.mean_shape[list(FIVE_POINT_INDICES)].expand(len(points), -1, -1)
+    found = regress_landmarks(finder, image.expand(len(points), -1, -1, -1), similarity_transform(source, points))
+    return _describe(replace(found, presence=scores), scores, min_score)
 
 
 def _choose_sizes(image: Tensor) -> list[int]:

@@ -107,13 +107,22 @@ class IdentityEncoder(StoredModule):
         Raises:
             ValueError: the crops have another shape.
         """
-        if crops.shape[1:] != (3, IDENTITY_CROP_SIZE, IDENTITY_CROP_SIZE):
-            raise ValueError(
-                f"crops have shape {tuple(crops.shape)}; the identity encoder takes (B,3,{IDENTITY_CROP_SIZE},"
-                f"{IDENTITY_CROP_SIZE}), cut them with acfun.face.align.face_crop"
-            )
+        check_crops(crops)
         embeds: Tensor = self.head(self.encode_stages(crops)[-1])
         return F.normalize(embeds.float(), dim=1)
+
+
+def check_crops(crops: Tensor) -> None:
+    """Refuse what no identity encoder takes.
+
+    Raises:
+        ValueError: the crops are not (B,3,112,112).
+    """
+    if crops.shape[1:] != (3, IDENTITY_CROP_SIZE, IDENTITY_CROP_SIZE):
+        raise ValueError(
+            f"crops have shape {tuple(crops.shape)}; the identity encoder takes (B,3,{IDENTITY_CROP_SIZE},"
+            f"{IDENTITY_CROP_SIZE}), cut them with acfun.face.align.face_crop"
+        )
 
 
 class FeatureStages(nn.Module):

@@ -89,6 +89,15 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         (*stylize, tmp_path / "none" / "out.png"): ("does not exist", "create it"),
         (*stylize, out, "--config", tmp_path / "wrong.toml"): ("'max_step'", "'max_steps'"),
         (*stylize, out, "--config", tmp_path / "absent.toml"): ("absent.toml", "check the path"),
+        (*stylize, out, "--base", folder / "base", "--face-detector", tmp_path / "pack"): (
+            "no such folder",
+            "download",
+        ),
+        (*stylize, out, "--base", folder / "base", "--faces", "whole", "--identity-encoder", photo): ("ONNX", "give a"),
+        ("apply", style, photo, "-o", tmp_path, "--identity-encoder", tmp_path / "a.onnx"): (
+            "a.onnx",
+            "check the path",
+        ),
         ("fit", photo, "-o", tmp_path / "style.png"): ("style.png", ".safetensors"),
         ("fit", photo, "-o", tmp_path / "no" / "s.safetensors"): ("does not exist", "create it"),
         ("fit", photo, "-o", tmp_path / "s.safetensors", "--resume"): ("run folder", "output_dir"),

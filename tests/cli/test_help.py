@@ -52,5 +52,13 @@ def test_doctor_answers_in_json(cache: Path) -> None:
     assert answer["is_healthy"] == all(check["status"] != "problem" for check in checks.values())
 
 
+def test_doctor_looks_at_face_models(tmp_path: Path) -> None:
+    result = run("doctor", "--faces", tmp_path, "--json")
+    assert result.exit_code == 1
+    (check,) = (check for check in json.loads(result.stdout)["checks"] if check["name"] == "face models")
+    assert check["status"] == "problem"
+    assert check["remedy"] == "unpack the pack's zip file there once more"
+
+
 def test_version_is_printed() -> None:
     assert run_well("--version").stdout.strip()

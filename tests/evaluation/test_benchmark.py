@@ -1,7 +1,9 @@
 """The benchmark: peers do what their papers say, rows are never lost, reports are made of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,19 +12,10 @@ from torch import Tensor
 
 from acfun.base import Base
 from acfun.errors import ConfigError, NoFaceFoundError
+from acfun.evaluation.measures import COLUMNS, measure
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
-from acfun.evaluation.runner import (
-    METRICS,
-    PLOT_FILE,
-    ROWS_FILE,
-    SHEET_FILE,
-    TABLE_FILE,
-    Ledger,
-    measure,
-    read_rows,
-    run,
-    write_report,
-)
+from acfun.evaluation.report import BLIND_FILE, PLOT_FILE, SCORECARD_FILE, SHEET_FILE, TABLE_FILE, write_report
+from acfun.evaluation.runner import OPTIONS_FILE, ROWS_FILE, Ledger, name_picture, read_rows, run
 from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, list_pictures
 from acfun.images import save_image, tensor_to_array, tensor_to_pil
 from acfun.portrait import Portrait, StyleImage, place_mean_face
@@ -117,12 +110,20 @@ def test_variants_share_what_they_fit(base: Base) -> None:
 
 def test_what_is_known_is_measured(base: Base) -> None:
     encoder, scene = build_identity_encoder(), make_scene()
-    face, truth = (measure(base, encoder, scene, images)[1] for images in (scene.faces, paint("truth", base, 1.0)))
-    assert set(face) == set(METRICS)
-    assert (face["identity"], face["ssim_face"]) == pytest.approx((1, 1))
-    assert (truth["to_truth"], truth["ssim_truth"]) == pytest.approx((0, 1))
+    judges: dict[str, Any] = {"finder": build_face_finder(), "second_encoder": encoder}
+    face, truth = (
+        measure(base, encoder, scene, images, **judges)[1] for images in (scene.faces, paint("truth", base, 1.0))
+    )
+    assert list(face) == list(COLUMNS)
+    names = ("identity", "identity_2", "clip_face", "ssim_face", "structure", "is_kept")
+    assert [face[name] for name in names] == pytest.approx([1, 1, 1, 1, 0, face["is_kept"]], abs=1e-5)
+    assert face["leakage_2"] == face["leakage"]
+    assert [truth[name] for name in ("to_truth", "ssim_truth", "landmark_error")] == pytest.approx([0, 1, 0], abs=1e-5)
     unknown = measure(base, encoder, make_scene(has_truth=False), scene.faces)[0]
-    assert set(METRICS) - set(unknown) == {"to_truth", "ssim_truth"}
+    shape = {"landmark_error", "shape_distance", "pose_leakage"}
+    assert set(COLUMNS) - set(unknown) == {"to_truth", "ssim_truth", "identity_2", "leakage_2"} | shape
+    alone = replace(make_scene(has_truth=False), faces=scene.faces[:1], landmarks=scene.landmarks[:1])
+    assert "clip_face" not in measure(base, encoder, alone, scene.faces[:1])[0]
     with pytest.raises(ConfigError, match="not known"):
         METHODS["truth"].prepare(base, make_scene(has_truth=False), 0)
 
@@ -148,11 +149,14 @@ def test_a_run_goes_on_where_it_ended(base: Base, tmp_path: Path) -> None:
     assert len(told) == 8
     assert sorted(map(str, read_rows(tmp_path))) == sorted(map(str, rows))
     paths = write_report(tmp_path, methods, 0)
-    assert [path.name for path in paths] == [TABLE_FILE, SHEET_FILE, PLOT_FILE]
-    assert all(path.is_file() for path in paths)
-    table = (tmp_path / TABLE_FILE).read_text(encoding="utf-8").splitlines()
-    assert {line.split("|")[1].strip() for line in table[2:]} == set(methods)
-    assert all(line.split("|")[2].strip() == "2" for line in table[2:])
+    assert [path.name for path in paths] == [TABLE_FILE, SHEET_FILE, PLOT_FILE, SCORECARD_FILE, BLIND_FILE]
+    lines = (tmp_path / TABLE_FILE).read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|")[1:3] for line in lines if line.startswith("| ") and "method" not in line]
+    assert {name.strip() for name, _ in cells} == set(methods)
+    assert all(count.strip() == "2" for _, count in cells)
+    for stem in ("noise-face", "noise-transport-1-1", "noise-photograph-1-0"):  # every person at the default
+        assert all((tmp_path / name_picture(stem, index)).is_file() for index in (0, 1))
+    assert not (tmp_path / name_picture("noise-transport-0.5-0", 1)).is_file()
     assert (tmp_path / PLOT_FILE).read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
 
@@ -161,6 +165,12 @@ def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
     Ledger(tmp_path, {"people": 2, "base": "mini"})
     with pytest.raises(ConfigError, match="people 2; now it is 3"):
         Ledger(tmp_path, {"people": 3, "base": "mini"})
+
+
+def test_rows_that_were_measured_otherwise_are_refused(tmp_path: Path) -> None:
+    (tmp_path / OPTIONS_FILE).write_text('{"people": 2}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"metrics None; now it is \d+: take another folder"):
+        Ledger(tmp_path, {"people": 2})
 
 
 def test_a_method_that_cannot_paint_a_scene_is_left_out(base: Base, tmp_path: Path) -> None:

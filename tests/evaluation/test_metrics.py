@@ -68,6 +68,55 @@ def test_bootstrap_interval_holds_the_mean() -> None:
     assert high - low == pytest.approx(2 * 1.96 / math.sqrt(200), rel=0.2)
 
 
+def test_wasserstein_ignores_where_things_are_and_measures_shifts_in_deviations() -> None:
+    stage, columns = noise(1, 5, 8, 8), [torch.eye(5)]
+    shuffled = stage.flatten(2)[:, :, torch.randperm(64, generator=torch.Generator().manual_seed(0))].view(1, 5, 8, 8)
+    assert float(metrics.compute_wasserstein([shuffled], [stage], columns)) == pytest.approx(0, abs=1e-6)
+    deviation = stage[0].flatten(1).std(1).view(1, 5, 1, 1)
+    shifted = torch.cat([stage + 0.5 * deviation, stage - 2 * deviation])
+    assert metrics.compute_wasserstein([shifted], [stage], columns).tolist() == pytest.approx([0.5, 2.0], rel=1e-4)
+    large = noise(1, 5, 90, 90, seed=1)  # more points than are looked at
+    assert float(metrics.compute_wasserstein([large], [stage], columns)) < 0.3
+
+
+def test_structure_does_not_ask_what_things_are_painted_with() -> None:
+    tokens, other = noise(2, 9, 6), noise(2, 9, 6, seed=1)
+    rotation = torch.linalg.qr(noise(6, 6, seed=2)).Q
+    assert metrics.compute_structure_distance(tokens @ rotation + 3, tokens).tolist() == pytest.approx([0, 0], abs=1e-5)
+    assert (metrics.compute_structure_distance(other, tokens) > 0.2).all()
+
+
+def test_faces_are_alike_in_what_sets_them_apart() -> None:
+    people, style = noise(4, 9, 6), noise(1, 9, 6, seed=1)
+    assert metrics.compute_face_similarity(people, people).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
+    painted = metrics.compute_face_similarity(people + style, people)
+    strangers = metrics.compute_face_similarity(people.roll(1, 0) + style, people)
+    assert (painted > strangers).all()
+    assert float(metrics.compute_face_similarity(people.roll(1, 0), people).mean()) < 0
+
+
+def test_bleeding_is_between_the_surroundings_and_the_face() -> None:
+    around, face = noise(300, 3), noise(200, 3, seed=1) + 20
+    assert float(metrics.compute_bleeding(around, around, face)) == pytest.approx(0, abs=1e-6)
+    assert float(metrics.compute_bleeding(face, around, face)) == pytest.approx(1, abs=1e-6)
+    assert float(metrics.compute_bleeding((around + noise(300, 3, seed=2)) / 2 + 10, around, face)) == pytest.approx(
+        0.5, abs=0.05
+    )
+
+
+def test_a_person_is_kept_when_twice_as_near_as_the_painted_face() -> None:
+    identity, leakage = torch.tensor([0.8, 0.8, 0.3, -0.1]), torch.tensor([0.4, 0.5, -0.2, -0.5])
+    assert metrics.is_kept(identity, leakage).tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "interval"),
+    [(8, 10, (0.4902, 0.9433)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (0, 0, (0.0, 1.0))],
+)
+def test_wilson_interval_has_known_values(successes: int, count: int, interval: tuple[float, float]) -> None:
+    assert metrics.wilson_interval(successes, count) == pytest.approx(interval, abs=1e-4)
+
+
 def test_extractors_own_their_sizes() -> None:
     images = noise(2, 3, 60, 60).clamp(-1, 1)
     stages = features.extract_stages(make_tiny_base().vae, images, size=64)

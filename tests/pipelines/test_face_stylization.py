@@ -17,12 +17,13 @@ from torch import Tensor
 from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
 from acfun.cfun import CFunOptions
-from acfun.errors import BaseFamilyMismatchError
+from acfun.errors import BaseFamilyMismatchError, FaceModelError
 from acfun.portrait import StyleImage, place_mean_face
 from acfun.style import Style
 from acfun.style_model import build_style_model
 from pipelines import face_stylization
 from pipelines.face_stylization import FaceStylizationPipeline
+from tests.fitting import build_identity_encoder
 from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, WIDTH, make_style_embeds, make_tiny_base
 from tests.tiny import save_tiny_checkpoint as save_checkpoint
 
@@ -218,6 +219,34 @@ def test_callbacks_can_stop_and_end_guidance(pipe: FaceStylizationPipeline) -> N
     assert not torch.equal(cut, paint(pipe, guidance_scale=5.0))
 
 
+def draw_red() -> Tensor:
+    noise = torch.randn(1, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
+    return torch.tensor([0.9, -0.7, -0.8]).view(1, 3, 1, 1) + 0.1 * noise
+
+
+def add_picture(style: Style, picture: Tensor) -> Style:
+    """The style with a style image, which guides sampling."""
+    image = StyleImage.from_picture(picture.clamp(-1, 1), RESOLUTION, None)
+    return replace(style, tensors=style.tensors | {f"image.{k}": t for k, t in image.to_tensors().items()})
+
+
+def test_another_identity_encoder_guides_to_another_picture(
+    pipe: FaceStylizationPipeline, base: Base, face: Tensor, tmp_path: Path
+) -> None:
+    build_identity_encoder().save_pretrained(tmp_path / "ours")
+    pipe.load_style(add_picture(make_style(base), draw_red()))
+    arguments: dict[str, Any] = {"face": face, "face_landmarks": place_mean_face(RESOLUTION)[None]}
+    own = paint(pipe, **arguments)
+    with pytest.raises(FaceModelError, match="no such folder"):
+        pipe.use_identity_encoder(tmp_path / "nowhere")
+    assert torch.equal(paint(pipe, **arguments), own)
+    pipe.use_identity_encoder(tmp_path / "ours")
+    other = paint(pipe, **arguments)
+    assert not torch.equal(other, own)
+    pipe.use_identity_encoder("mini")
+    assert torch.equal(paint(pipe, **arguments), own)
+
+
 def test_a_style_image_is_painted_with_and_a_guide_changes_the_picture(
     pipe: FaceStylizationPipeline, base: Base, face: Tensor, tmp_path: Path
 ) -> None:
@@ -225,11 +254,8 @@ def test_a_style_image_is_painted_with_and_a_guide_changes_the_picture(
     pipe.load_style(plain)
     arguments: dict[str, Any] = {"face": face, "face_landmarks": place_mean_face(RESOLUTION)[None]}
     assert torch.equal(paint(pipe, **arguments), paint(pipe, num_guide_steps=0, **arguments))  # no picture, no guide
-    noise = torch.randn(1, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
-    red = torch.tensor([0.9, -0.7, -0.8]).view(1, 3, 1, 1) + 0.1 * noise
-    picture = StyleImage.from_picture(red.clamp(-1, 1), RESOLUTION, None)
-    tensors = {f"image.{name}": tensor for name, tensor in picture.to_tensors().items()}
-    pipe.load_style(replace(plain, tensors=plain.tensors | tensors))
+    red = draw_red()
+    pipe.load_style(add_picture(plain, red))
     person, unguided, guided = (
         paint(pipe, **dials, **arguments) for dials in ({"imagery_scale": 0.0}, {"num_guide_steps": 0}, {})
     )
@@ -242,8 +268,9 @@ def test_a_style_image_is_painted_with_and_a_guide_changes_the_picture(
             paint(pipe, **wrong, **arguments)
     two = paint(pipe, num_images_per_prompt=2, **arguments)
     assert two.shape[0] == 2
-    for dials in ({}, {"imagery_scale": 0.0}):
-        assert paint(pipe, enlargement=2, **dials, **arguments).shape == (1, 3, 2 * RESOLUTION, 2 * RESOLUTION)
+    for imagery_scale in (1.0, 0.0):
+        larger = paint(pipe, enlargement=2, imagery_scale=imagery_scale, **arguments)
+        assert larger.shape == (1, 3, 2 * RESOLUTION, 2 * RESOLUTION)
     with pytest.raises(ValueError, match="enlargement is 0"):
         paint(pipe, enlargement=0, **arguments)
     pipe.unload_style()
