@@ -8,16 +8,24 @@ import typer
 from acfun.commands import options
 from acfun.commands.session import Session, make_output_dir
 
-Suite = Literal["paired", "paintings"]
+Suite = Literal["paired", "development", "paintings"]
 
 
 def benchmark(
     *,
-    suite: Annotated[Suite, typer.Option(help="Renderings with a known truth, or paintings.")] = "paired",
+    suite: Annotated[
+        Suite,
+        typer.Option(
+            help="Renderings with a known truth; the same of styles and people that the base was trained on, "
+            "to choose settings with; or paintings."
+        ),
+    ] = "paired",
     output: options.OutputDir,
     methods: Annotated[list[str] | None, typer.Option(help="Several times; all when left out.")] = None,
-    renderers: Annotated[list[str] | None, typer.Option(help="Of `paired`: styles; those held out by default.")] = None,
-    people: Annotated[int, typer.Option(min=1, max=20, help="Of `paired`.")] = 8,
+    renderers: Annotated[
+        list[str] | None, typer.Option(help="Styles of renderings; all held-out, or trained, ones by default.")
+    ] = None,
+    people: Annotated[int, typer.Option(min=1, max=20, help="Of renderings.")] = 8,
     paintings: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of style images.")] = None,
     photos: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of photographs.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds, from --seed on.")] = 1,
@@ -31,21 +39,17 @@ def benchmark(
     from acfun.errors import ConfigError
     from acfun.evaluation.methods import METHODS
     from acfun.evaluation.runner import Ledger, require_matplotlib, run, write_report
-    from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, list_pictures
+    from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, choose_renderers, list_pictures
     from acfun.face.finder import load_face_finder
     from acfun.face.identity import load_identity_encoder
-    from acfun.synthetic.renderers import HELD_OUT_RENDERERS
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
-    known = [name for name in METHODS if suite == "paired" or name != "truth"]
+    known = [name for name in METHODS if suite != "paintings" or name != "truth"]
     if unknown := set(methods or ()) - set(known):
         raise ConfigError(f"{suite} has no method {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     chosen = {name: METHODS[name] for name in known if not methods or name in methods}
-    styles = sorted(renderers or HELD_OUT_RENDERERS)
-    if unknown := set(styles) - RENDERERS.keys():
-        raise ConfigError(
-            f"there is no renderer {', '.join(sorted(unknown))}; choose from {', '.join(sorted(RENDERERS))}"
-        )
+    is_held_out = suite != "development"
+    styles = choose_renderers(renderers, is_held_out=is_held_out)
     require_matplotlib()
     make_output_dir(output)
     if suite == "paintings":
@@ -58,7 +62,9 @@ def benchmark(
     else:
         order, loaded = sorted(RENDERERS), session.load_base(base)
         meaning = {"people": [str(people)]}
-        scenes = (build_paired(name, order.index(name), loaded.resolution, people) for name in styles)
+        scenes = (
+            build_paired(name, order.index(name), loaded.resolution, people, is_held_out=is_held_out) for name in styles
+        )
     ledger = Ledger(output, {"suite": suite, "base": loaded.fingerprint, **meaning})
     run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say)
     paths = [str(path) for path in write_report(output, chosen, seed)]

@@ -99,6 +99,25 @@ def build_paired(name: str, index: int, size: int, num_people: int, *, is_held_o
     )
 
 
+def choose_renderers(names: Sequence[str] | None, *, is_held_out: bool) -> list[str]:
+    """Styles of a suite of renderings, sorted: those asked for, or all that were held out, or all that were not.
+
+    Args:
+        names: of renderers; None or none at all for all of the split.
+        is_held_out: the suite may then have any renderer; otherwise only those of the training data.
+
+    Raises:
+        ConfigError: a renderer that there is not, or that settings must not be chosen with.
+    """
+    known = RENDERERS if is_held_out else TRAINING_RENDERERS
+    if unknown := set(names or ()) - known.keys():
+        where = "is" if is_held_out else "is, among those the base was trained on,"
+        raise ConfigError(
+            f"there {where} no renderer {', '.join(sorted(unknown))}; choose from {', '.join(sorted(known))}"
+        )
+    return sorted(names or (HELD_OUT_RENDERERS if is_held_out else TRAINING_RENDERERS))
+
+
 def build_paintings(
     paintings: Sequence[Path], photos: Sequence[Path], size: int, finder: FaceFinder
 ) -> Iterator[Scene]:

@@ -88,6 +88,7 @@ def build_stochastic_inversion(base: Base, predict: Predict) -> ChooseNoise:
         model_pred = predict(noisy_latents, timestep)
         alphas = alpha.expand(len(latents))
         clean = predict_original_sample(model_pred, noisy_latents, alphas, base.scheduler.config.prediction_type)
-        return (noisy_latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        predicted: Tensor = (noisy_latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        return predicted
 
     return choose_noise

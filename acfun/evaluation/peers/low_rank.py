@@ -24,8 +24,8 @@ RARE_WORD = "sks"
 STYLED_PROMPT = f"{PROMPT} in {RARE_WORD} style"
 DREAMBOOTH_RANK, BLOCK_RANK = 4, 64
 DREAMBOOTH_PROMPT, BLOCK_PROMPT = f"a painting in {RARE_WORD} style", f"a {RARE_WORD}"
-DREAMBOOTH_RECIPE = Recipe(num_steps=200, learning_rate=1e-3)
-BLOCK_RECIPE = Recipe(num_steps=200, learning_rate=5e-4)
+DREAMBOOTH_RECIPE = Recipe(num_steps=200, learning_rate=3e-3)
+BLOCK_RECIPE = Recipe(num_steps=200, learning_rate=2e-3)
 
 
 def tune_attention(base: Base, scene: Scene, seed: int) -> Painter:
