@@ -9,13 +9,15 @@ from torch import Tensor
 
 from acfun.afun import PlaceholderToken
 from acfun.base import Base, encode_tokens, tokenize
+from acfun.base.vae_features import encode_latents
 from acfun.cfun import find_attention_blocks, place
 from acfun.cfun.lora import PROJECTIONS
 from acfun.cfun.sites import find_children
+from acfun.devices import fork_seed
 from acfun.errors import ConfigError
 from acfun.evaluation.methods import METHODS
 from acfun.evaluation.peers import attention, editing, low_rank, words
-from acfun.evaluation.peers.training import Recipe, compute_denoising_loss, encode_style, fork_seed, train
+from acfun.evaluation.peers.training import Recipe, compute_denoising_loss, cut_style, train
 from acfun.evaluation.suites import Scene
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, make_tiny_base
@@ -121,7 +123,7 @@ def test_a_base_with_another_adapter_in_it_is_refused(base: Base, name: str) -> 
 def draw_batch(base: Base, scene: Scene, count: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     """Style latents, noise and timesteps that no fit has drawn."""
     generator = torch.Generator().manual_seed(99)
-    latents = encode_style(base, scene).expand(count, -1, -1, -1)
+    latents = encode_latents(base.vae, cut_style(scene)).expand(count, -1, -1, -1)
     noise = torch.randn(latents.shape, generator=generator)
     return latents, noise, torch.randint(1000, (count,), generator=generator)
 

@@ -21,7 +21,7 @@ from acfun.cfun import Site, find_attention_blocks
 from acfun.evaluation.contract import Painter
 from acfun.evaluation.peers.classic import match_moments
 from acfun.evaluation.peers.editing import PROMPT, build_prediction, encode_text
-from acfun.evaluation.peers.training import encode_style
+from acfun.evaluation.peers.training import cut_style
 from acfun.evaluation.suites import Scene
 from acfun.sampling import Predict, denoise, invert, select_timesteps
 
@@ -101,7 +101,7 @@ def invert_scene(base: Base, scene: Scene, prompt: str, strength: float) -> Inve
     predict = build_prediction(base, lambda timestep: prompt_embeds, guidance_scale=1.0)
     scheduler = DDIMScheduler.from_config(base.scheduler.config)
     timesteps = select_timesteps(scheduler, NUM_STEPS, strength, base.device)
-    latents = torch.cat([encode_style(base, scene), encode_latents(base.vae, scene.faces)])
+    latents = encode_latents(base.vae, torch.cat([cut_style(scene), scene.faces]))
     inverted = invert(predict, scheduler, latents, timesteps)
     return Inverted(inverted[:1], inverted[1:], predict, scheduler, timesteps)
 

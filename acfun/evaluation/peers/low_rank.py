@@ -14,10 +14,11 @@ from acfun.base import Base
 from acfun.cfun import ConcreteFusion, Site, find_attention_blocks, place
 from acfun.cfun.lora import ATTENTION_LORA, PROJECTIONS
 from acfun.cfun.sites import find_children
+from acfun.devices import fork_seed
 from acfun.errors import ConfigError
 from acfun.evaluation.contract import Painter
 from acfun.evaluation.peers.editing import PROMPT, build_prediction, edit, encode_text
-from acfun.evaluation.peers.training import Recipe, fork_seed, train
+from acfun.evaluation.peers.training import Recipe, train
 from acfun.evaluation.suites import Scene
 
 RARE_WORD = "sks"

@@ -1,7 +1,6 @@
 """The denoising loss on one picture, which every peer that learns its style minimises."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +36,9 @@ class Recipe:
     weight_decay: float = 1e-2
 
 
-@torch.no_grad()
-def encode_style(base: Base, scene: Scene) -> Tensor:
-    """Latents (1,C,h,w) of the middle square of the scene's style image, at the resolution of its faces."""
-    return encode_latents(base.vae, cut_middle(scene.picture, scene.faces.shape[-1]).image)
+def cut_style(scene: Scene) -> Tensor:
+    """The middle square of the scene's style image at the resolution of its faces, (1,3,S,S) in [-1,1]."""
+    return cut_middle(scene.picture, scene.faces.shape[-1]).image
 
 
 def train(
@@ -62,8 +60,8 @@ def train(
         generator: of everything drawn.
     """
     trained = list(parameters)
-    latents = encode_style(base, scene)
-    pictures = torch.cat([latents, _encode_mirrored(base, scene)]) if recipe.is_mirrored else latents
+    style = cut_style(scene)
+    pictures = encode_latents(base.vae, torch.cat([style, style.flip(-1)]) if recipe.is_mirrored else style)
     optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     num_timesteps = base.scheduler.config.num_train_timesteps
     for _ in range(recipe.num_steps):
@@ -94,16 +92,3 @@ def compute_denoising_loss(
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
     model_pred = predict_guided(base.unet, noisy_latents, timesteps, prompt_embeds, 1.0)
     return F.mse_loss(model_pred.float(), targets[scheduler.config.prediction_type])
-
-
-@contextmanager
-def fork_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, which first weights and dropout draw from, and put them back afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@torch.no_grad()
-def _encode_mirrored(base: Base, scene: Scene) -> Tensor:
-    return encode_latents(base.vae, cut_middle(scene.picture, scene.faces.shape[-1]).image.flip(-1))

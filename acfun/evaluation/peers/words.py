@@ -12,23 +12,22 @@ from torch import Tensor, nn
 
 from acfun.afun import AFun, AFunOptions, PlaceholderToken, inject_placeholder
 from acfun.base import Base, encode_image, encode_tokens, tokenize
+from acfun.devices import fork_seed
 from acfun.evaluation.contract import Painter
 from acfun.evaluation.peers.editing import PROMPT, Embed, build_prediction, build_stochastic_inversion, edit
-from acfun.evaluation.peers.training import Recipe, fork_seed, train
+from acfun.evaluation.peers.training import Recipe, cut_style, train
 from acfun.evaluation.suites import Scene
-from acfun.portrait import cut_middle
 
 PLACEHOLDER, INITIALIZER_WORD = "<peer>", "painting"
 STYLED_PROMPT = f"{PROMPT} in the style of {{}}"
 TEMPLATES = (
-    "a painting in the style of {}",
-    "a portrait in the style of {}",
-    "a picture painted in the style of {}",
-    "a drawing in the style of {}",
-    "art in the style of {}",
+    "a portrait painted in the style of {}",
+    "a face painted in the style of {}",
+    "a person painted in {} style",
+    "a picture that has the style of {}",
 )
 NUM_STAGES = 6
-WORD_RECIPE = Recipe(num_steps=200, learning_rate=3e-3, is_mirrored=True)
+WORD_RECIPE = Recipe(num_steps=200, learning_rate=1e-2, is_mirrored=True)
 STAGED_RECIPE = Recipe(num_steps=150, learning_rate=2e-2, batch_size=2, is_mirrored=True)
 ATTENTION_RECIPE = Recipe(num_steps=200, learning_rate=1e-3, is_mirrored=True)
 
@@ -89,8 +88,7 @@ class PredictedVectors(nn.Module):
 @torch.no_grad()
 def predict_word(base: Base, token: PlaceholderToken, scene: Scene) -> PredictedVectors:
     """Fresh attention over the style image's pooled CLIP embedding; first weights from torch's global generator."""
-    picture = cut_middle(scene.picture, scene.faces.shape[-1]).image
-    image_embeds = encode_image(base, picture).pooled[:, None].float()
+    image_embeds = encode_image(base, cut_style(scene)).pooled[:, None].float()
     initial = token.embedding.vectors.initial
     options = AFunOptions.for_width(len(initial))
     attention = AFun(len(initial), image_embeds.shape[-1], options).to(base.device)
