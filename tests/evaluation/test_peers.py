@@ -22,8 +22,8 @@ from acfun.evaluation.suites import Scene
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, make_tiny_base
 
-PEERS = ("textual_inversion", "dreamstyler", "inst", "dreambooth_lora", "b_lora", "style_aligned", "styleid")
-LEARNERS = PEERS[:5]
+PEERS = [name for name, method in METHODS.items() if method.prepare.__module__.startswith("acfun.evaluation.peers.")]
+LEARNERS = ("textual_inversion", "dreamstyler", "inst", "dreambooth_lora", "b_lora")
 SHORT = Recipe(num_steps=2, learning_rate=1e-2)
 
 

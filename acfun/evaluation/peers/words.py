@@ -21,10 +21,10 @@ from acfun.evaluation.suites import Scene
 PLACEHOLDER, INITIALIZER_WORD = "<peer>", "painting"
 STYLED_PROMPT = f"{PROMPT} in the style of {{}}"
 TEMPLATES = (
-    "a portrait painted in the style of {}",
-    "a face painted in the style of {}",
-    "a person painted in {} style",
-    "a picture that has the style of {}",
+    STYLED_PROMPT,
+    "a painting of a face in the style of {}",
+    "a painting of somebody in {} style",
+    "a painting that has the style of {}",
 )
 NUM_STAGES = 6
 WORD_RECIPE = Recipe(num_steps=200, learning_rate=1e-2, is_mirrored=True)
