@@ -29,7 +29,7 @@ TEMPLATES = (
 NUM_STAGES = 6
 WORD_RECIPE = Recipe(num_steps=200, learning_rate=1e-2, is_mirrored=True)
 STAGED_RECIPE = Recipe(num_steps=150, learning_rate=2e-2, batch_size=2, is_mirrored=True)
-ATTENTION_RECIPE = Recipe(num_steps=200, learning_rate=1e-3, is_mirrored=True)
+ATTENTION_RECIPE = Recipe(num_steps=200, learning_rate=3e-4, is_mirrored=True)
 
 
 def invert_text(base: Base, scene: Scene, seed: int) -> Painter:
