@@ -1,4 +1,7 @@
-"""Choosing where to compute."""
+"""Choosing where to compute, and with which chance."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,3 +26,11 @@ def select_device(name: str) -> torch.device:
             f"device {name!r} is not available to this torch: use --device cpu, or install a build for it"
         )
     return device
+
+
+@contextmanager
+def fork_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, which first weights and dropout draw from, and put them back afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

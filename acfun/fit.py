@@ -20,7 +20,7 @@ from acfun.base.prompts import tokenize
 from acfun.base.vae_features import decode_latents
 from acfun.cfun import CFunOptions
 from acfun.config import FitConfig
-from acfun.devices import select_device
+from acfun.devices import fork_seed, select_device
 from acfun.errors import FitDivergedError
 from acfun.fit_checkpoint import FitCheckpoint, describe_fit
 from acfun.fit_data import FitData
@@ -83,7 +83,7 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
         device = select_device(config.device) if accelerator.num_processes == 1 else accelerator.device
         base = load_base(config.base, dtype=DTYPES[config.dtype], device=device)
     generator = torch.Generator().manual_seed(config.seed)
-    with _seed(config.seed, base.device):
+    with fork_seed(config.seed, base.device):
         data = prepare(config, base, generator)
         model = build_model(config, base, generator)
         try:
@@ -250,14 +250,6 @@ def _take_share(batch: Batch, index: int, count: int) -> Batch:
 
 def _is_due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-@contextmanager
-def _seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, which dropout draws from, and put them back afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

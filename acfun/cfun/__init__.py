@@ -8,6 +8,7 @@ from acfun.cfun.fusion import (
     carries_adapters,
     inject,
     load_parameters,
+    place,
 )
 from acfun.cfun.sites import GROUPS, Group, Site, find_attention_blocks, find_res_blocks
 
@@ -24,4 +25,5 @@ __all__ = [
     "find_res_blocks",
     "inject",
     "load_parameters",
+    "place",
 ]

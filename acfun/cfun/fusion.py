@@ -159,8 +159,13 @@ def inject(unet: nn.Module, options: CFunOptions) -> ConcreteFusion:
             f"CFun {options.variant!r} finds nothing to adapt in {', '.join(options.groups)} of this UNet: "
             "choose other groups",
         )
+    return place(unet, variant, sites, options.rank)
+
+
+def place(unet: nn.Module, variant: Variant, sites: list[Site], rank: int) -> ConcreteFusion:
+    """Puts fresh adapters of one kind at chosen sites of `unet`, under the contract of `inject`."""
     was_trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    layers = variant.wrap(sites, options.rank)
+    layers = variant.wrap(sites, rank)
     fusion = ConcreteFusion(unet, variant, sites, layers, was_trainable)
     device = next(unet.parameters()).device
     unet.requires_grad_(False)

@@ -9,9 +9,9 @@ from acfun.commands import options
 from acfun.commands.session import Session, make_output_dir
 
 if TYPE_CHECKING:
-    from acfun.evaluation.methods import Method
+    from acfun.evaluation.contract import Method
 
-Suite = Literal["paired", "paintings"]
+Suite = Literal["paired", "development", "paintings"]
 
 SecondEncoder = Annotated[
     str | None,
@@ -24,11 +24,19 @@ SecondEncoder = Annotated[
 
 def benchmark(
     *,
-    suite: Annotated[Suite, typer.Option(help="Renderings with a known truth, or paintings.")] = "paired",
+    suite: Annotated[
+        Suite,
+        typer.Option(
+            help="Renderings with a known truth; the same of styles and people that the base was trained on, "
+            "to choose settings with; or paintings."
+        ),
+    ] = "paired",
     output: options.OutputDir,
     methods: Annotated[list[str] | None, typer.Option(help="Several times; all when left out.")] = None,
-    renderers: Annotated[list[str] | None, typer.Option(help="Of `paired`: styles; those held out by default.")] = None,
-    people: Annotated[int, typer.Option(min=1, max=20, help="Of `paired`.")] = 8,
+    renderers: Annotated[
+        list[str] | None, typer.Option(help="Styles of renderings; all held-out, or trained, ones by default.")
+    ] = None,
+    people: Annotated[int, typer.Option(min=1, max=20, help="Of renderings.")] = 8,
     paintings: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of style images.")] = None,
     photos: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of photographs.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds, from --seed on.")] = 1,
@@ -46,14 +54,15 @@ def benchmark(
     from acfun.errors import ConfigError
     from acfun.evaluation.report import require_matplotlib, write_report
     from acfun.evaluation.runner import Ledger, run
-    from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, list_pictures
+    from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, choose_renderers, list_pictures
     from acfun.face.finder import load_face_finder
     from acfun.face.identity import load_identity_encoder
     from acfun.face.packs import compute_fingerprint
     from acfun.face.recognition import load_recognition
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
-    chosen, styles = choose_methods(suite, methods), choose_renderers(renderers)
+    is_held_out = suite != "development"
+    chosen, styles = choose_methods(suite, methods), choose_renderers(renderers, is_held_out=is_held_out)
     require_matplotlib()
     make_output_dir(output)
     if suite == "paintings":
@@ -66,7 +75,9 @@ def benchmark(
     else:
         order, loaded = sorted(RENDERERS), session.load_base(base)
         meaning = {"people": [str(people)]}
-        scenes = (build_paired(name, order.index(name), loaded.resolution, people) for name in styles)
+        scenes = (
+            build_paired(name, order.index(name), loaded.resolution, people, is_held_out=is_held_out) for name in styles
+        )
     second = None if identity_encoder is None else load_recognition(identity_encoder)
     if identity_encoder is not None:
         meaning["identity_encoder"] = [compute_fingerprint(identity_encoder)]
@@ -86,24 +97,7 @@ def choose_methods(suite: Suite, names: list[str] | None) -> "dict[str, Method]"
     from acfun.errors import ConfigError
     from acfun.evaluation.methods import METHODS
 
-    known = [name for name in METHODS if suite == "paired" or name != "truth"]
+    known = [name for name in METHODS if suite != "paintings" or name != "truth"]
     if unknown := set(names or ()) - set(known):
         raise ConfigError(f"{suite} has no method {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     return {name: METHODS[name] for name in known if not names or name in names}
-
-
-def choose_renderers(names: list[str] | None) -> list[str]:
-    """These renderers, or those that are held out.
-
-    Raises:
-        ConfigError: there is no such renderer.
-    """
-    from acfun.errors import ConfigError
-    from acfun.evaluation.suites import RENDERERS
-    from acfun.synthetic.renderers import HELD_OUT_RENDERERS
-
-    if unknown := set(names or ()) - RENDERERS.keys():
-        raise ConfigError(
-            f"there is no renderer {', '.join(sorted(unknown))}; choose from {', '.join(sorted(RENDERERS))}"
-        )
-    return sorted(names or HELD_OUT_RENDERERS)

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from acfun.evaluation.methods import Method
+from acfun.evaluation.contract import Method
 from acfun.evaluation.pages import embed_image, fill_page, read_page
 from acfun.evaluation.runner import Row, Trial, name_picture
 from acfun.images import load_image

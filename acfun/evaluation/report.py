@@ -9,7 +9,7 @@ from PIL import ImageOps
 
 from acfun.errors import MissingExtraError
 from acfun.evaluation.blind import build_blind_page
-from acfun.evaluation.methods import Method
+from acfun.evaluation.contract import Method
 from acfun.evaluation.runner import OPTIONS_FILE, Row, Trial, name_picture, read_rows
 from acfun.evaluation.scorecard import build_scorecard
 from acfun.evaluation.table import summarise, tabulate

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from acfun.base import Base
 from acfun.errors import AcfunError, ConfigError
+from acfun.evaluation.contract import Method
 from acfun.evaluation.measures import measure
-from acfun.evaluation.methods import Method
 from acfun.evaluation.suites import Scene
 from acfun.face.finder import FaceFinder
 from acfun.images import save_image, tensor_to_pil

@@ -56,8 +56,8 @@ class Scene:
         )
 
 
-def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
-    """A style that is a procedural rendering of one held-out person, and the same rendering of others as the truth.
+def build_paired(name: str, index: int, size: int, num_people: int, *, is_held_out: bool = True) -> Scene:
+    """A style that is a procedural rendering of one person, and the same rendering of others as the truth.
 
     Args:
         name: of the renderer.
@@ -65,6 +65,7 @@ def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
             are not painted.
         size: of the portraits, pixels.
         num_people: to be painted.
+        is_held_out: people whom no model was trained on; otherwise people it was trained on, to choose settings with.
 
     Raises:
         ConfigError: there is no such renderer, or nobody is left for the style image.
@@ -72,10 +73,12 @@ def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
     """
     if name not in RENDERERS:
         raise ConfigError(f"there is no renderer {name!r}; choose from {', '.join(sorted(RENDERERS))}")
-    sampler = build_sampler(require_data_dir(), size, is_held_out=True, rendering_probability=0.0, seed=0)
+    sampler = build_sampler(
+        require_data_dir(), size, is_held_out=is_held_out, is_plain=True, rendering_probability=0, seed=0
+    )
     total = len(sampler.morphs.people)
     if num_people >= total:
-        raise ConfigError(f"{num_people} of {total} held-out people leave none for the style image; ask for fewer")
+        raise ConfigError(f"{num_people} of {total} people leave none for the style image; ask for fewer")
     people = [sampler(i) for i in (*range(num_people), num_people + index % (total - num_people))]
     renderings = [
         RENDERERS[name].render(person.image, person.landmarks, np.random.default_rng(index)) for person in people
@@ -94,6 +97,25 @@ def build_paired(name: str, index: int, size: int, num_people: int) -> Scene:
         landmarks=points[:-1],
         truths=(pictures[:-1], moved[:-1]),
     )
+
+
+def choose_renderers(names: Sequence[str] | None, *, is_held_out: bool) -> list[str]:
+    """Styles of a suite of renderings, sorted: those asked for, or all that were held out, or all that were not.
+
+    Args:
+        names: of renderers; None or none at all for all of the split.
+        is_held_out: the suite may then have any renderer; otherwise only those of the training data.
+
+    Raises:
+        ConfigError: a renderer that there is not, or that settings must not be chosen with.
+    """
+    known = RENDERERS if is_held_out else TRAINING_RENDERERS
+    if unknown := set(names or ()) - known.keys():
+        where = "is" if is_held_out else "is, among those the base was trained on,"
+        raise ConfigError(
+            f"there {where} no renderer {', '.join(sorted(unknown))}; choose from {', '.join(sorted(known))}"
+        )
+    return sorted(names or (HELD_OUT_RENDERERS if is_held_out else TRAINING_RENDERERS))
 
 
 def build_paintings(

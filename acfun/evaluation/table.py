@@ -8,8 +8,8 @@ from typing import get_args
 import torch
 
 from acfun.evaluation import metrics
+from acfun.evaluation.contract import Method
 from acfun.evaluation.measures import COLUMNS, Topic
-from acfun.evaluation.methods import Method
 from acfun.evaluation.runner import Row
 
 

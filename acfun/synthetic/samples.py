@@ -83,6 +83,7 @@ def build_sampler(
     seed: int,
     portrait_landmarks: Path | None = None,
     held_out_renderers: bool = False,
+    is_plain: bool = False,
 ) -> PortraitSampler:
     """Build the sampler of training people, or of held-out people photographed as they are.
 
@@ -94,6 +95,7 @@ def build_sampler(
         seed: of the data set.
         portrait_landmarks: .npz with `keys`, `landmarks` (N,189,2) in pixels of the files; portraits join when given.
         held_out_renderers: draw from the families kept out of all training.
+        is_plain: training people photographed as they are, too.
     """
     identities = split_people(data_dir)[1 if is_held_out else 0]
     landmarks = load_landmarks(data_dir)
@@ -102,13 +104,14 @@ def build_sampler(
     photos = [photo for photo in [*list_faces(data_dir), *list_portraits(data_dir)] if photo.identity in identities]
     people = load_people(photos, landmarks, size)
     expressions = find_expressions(photos, landmarks)
+    is_unmorphed = is_held_out or is_plain
     return PortraitSampler(
-        MorphFactory(people, size, expressions=expressions, options=PLAIN if is_held_out else None),
+        MorphFactory(people, size, expressions=expressions, options=PLAIN if is_unmorphed else None),
         list((HELD_OUT_RENDERERS if held_out_renderers else TRAINING_RENDERERS).values()),
         load_attributes(),
         rendering_probability=rendering_probability,
         seed=seed,
-        each_person_once=is_held_out,
+        each_person_once=is_unmorphed,
     )
 
 

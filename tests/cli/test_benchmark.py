@@ -18,6 +18,13 @@ def test_paintings_need_their_folders(tmp_path: Path) -> None:
     assert "--photos" in result.stderr
 
 
+def test_settings_are_not_chosen_with_what_is_held_out(tmp_path: Path) -> None:
+    result = run("benchmark", "--suite", "development", "--renderers", "etching", "--output", str(tmp_path / "run"))
+    assert result.exit_code == 1
+    assert "no renderer etching" in " ".join(result.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_empty_folder_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "paintings").mkdir()
     (tmp_path / "paintings" / "noise.png").write_bytes((folder / "style.png").read_bytes())

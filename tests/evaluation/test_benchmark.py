@@ -16,7 +16,7 @@ from acfun.evaluation.measures import COLUMNS, measure
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
 from acfun.evaluation.report import BLIND_FILE, PLOT_FILE, SCORECARD_FILE, SHEET_FILE, TABLE_FILE, write_report
 from acfun.evaluation.runner import OPTIONS_FILE, ROWS_FILE, Ledger, name_picture, read_rows, run
-from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, list_pictures
+from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, choose_renderers, list_pictures
 from acfun.images import save_image, tensor_to_array, tensor_to_pil
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.synthetic.data import find_data_dir
@@ -222,6 +222,27 @@ def test_a_paired_scene_has_the_truth_of_every_person() -> None:
     assert len(scene.people) == 2
     with pytest.raises(ConfigError, match="leave none"):
         build_paired("etching", 0, 64, 99)
+
+
+def test_the_development_suite_shares_nothing_with_the_test() -> None:
+    test, development = (choose_renderers(None, is_held_out=is_held_out) for is_held_out in (True, False))
+    assert set(test) | set(development) == RENDERERS.keys()
+    assert not set(test) & set(development)
+    assert choose_renderers(["oil", "etching"], is_held_out=True) == ["etching", "oil"]
+    with pytest.raises(ConfigError, match="no renderer etching; choose from big_eyed"):
+        choose_renderers(["oil", "etching"], is_held_out=False)
+
+
+@pytest.mark.skipif(find_data_dir() is None, reason="the licensed photographs are not on this machine")
+def test_development_scenes_have_other_people() -> None:
+    test, development = (build_paired("oil", 0, 64, 2, is_held_out=is_held_out) for is_held_out in (True, False))
+    assert development.truths is not None
+    assert development.faces.shape == (2, 3, 64, 64)
+    assert not torch.equal(test.faces, development.faces)
+    # As they were photographed: a person's eyes are where the canonical framing has them.
+    for scene in (test, development):
+        pupils = scene.landmarks[:, :2].mean(0)
+        assert (pupils / 64 - torch.tensor([[0.385, 0.47], [0.615, 0.47]])).abs().max() < 0.02
 
 
 def test_every_default_is_one_of_the_settings() -> None:
