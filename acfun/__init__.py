@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from acfun.face.finder import find_faces
     from acfun.fit import fit_style
     from acfun.images import load_image
+    from acfun.pipelines import build_pipeline
     from acfun.pipelines.face_stylization import FaceStylizationPipeline
+    from acfun.pipelines.face_stylization_xl import FaceStylizationXLPipeline
     from acfun.style import Style
 
 __all__ = [
     "FaceStylizationPipeline",
+    "FaceStylizationXLPipeline",
     "FitConfig",
     "Style",
     "__version__",
+    "build_pipeline",
     "find_faces",
     "fit_style",
     "load_base",
@@ -31,8 +35,10 @@ __version__: str
 _DISTRIBUTION = "acfun-stylization"
 _MODULES = {
     "FaceStylizationPipeline": "acfun.pipelines.face_stylization",
+    "FaceStylizationXLPipeline": "acfun.pipelines.face_stylization_xl",
     "FitConfig": "acfun.config",
     "Style": "acfun.style",
+    "build_pipeline": "acfun.pipelines",
     "find_faces": "acfun.face.finder",
     "fit_style": "acfun.fit",
     "load_base": "acfun.base",

@@ -37,6 +37,7 @@ class FitConfig:
         framing: "find" looks for faces; "whole" takes every picture as a portrait in canonical framing.
         output_dir: run folder for the checkpoint; None keeps none, and the run cannot be resumed.
         base: "mini", a diffusers folder or a hub id.
+        image_encoder: folder or hub id of the CLIP image encoder; "own": the base's, or its family's from the hub.
         objective: what is minimised, see `acfun.objectives`.
         cfun: kind of concrete fusion.
         cfun_groups: parts of the UNet that carry it.
@@ -72,6 +73,7 @@ class FitConfig:
     framing: Literal["find", "whole"] = "find"
     output_dir: str | None = None
     base: str = "mini"
+    image_encoder: str = "own"
     objective: Objective = "pseudo_pair"
     cfun: Literal["std_affine", "mean_std_affine", "lora", "attention_lora", "none"] = "lora"
     cfun_groups: tuple[Group, ...] = ("encoder", "middle", "decoder")

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 from acfun.base import FAMILIES, Base, load_base
 from acfun.export import LORA_NAME, export_style
 from acfun.fit import fit_style
 from acfun.photo import stylize
-from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from acfun.pipelines import build_pipeline
 from acfun.style import Style
 from tests.fitting import make_config
 from tests.tiny import RESOLUTION, save_tiny_checkpoint
@@ -20,8 +20,9 @@ from tests.tiny import RESOLUTION, save_tiny_checkpoint
 # What a checkpoint of each family is recognised by, and how its UNet predicts.
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "mini": {},
-    "sd1": {"width": 768, "prediction_type": "epsilon"},
-    "sd2": {"width": 1024},
+    "sd1": {"family": "sd1", "width": 768, "prediction_type": "epsilon"},
+    "sd2": {"width": 1024, "family": "sd2"},
+    "sdxl": {"family": "sdxl", "prediction_type": "epsilon"},
 }
 
 
@@ -60,7 +61,7 @@ def test_the_family_is_recognised(checkpoint: Path, base: Base) -> None:
 
 
 def test_stylize_and_generate(base: Base, styles: tuple[Style, Style]) -> None:
-    pipe = FaceStylizationPipeline.from_base(base)
+    pipe = build_pipeline(base)
     pipe.set_progress_bar_config(disable=True)
     photo = Image.effect_noise((48, 40), 60).convert("RGB")
 
@@ -83,13 +84,18 @@ def test_stylize_and_generate(base: Base, styles: tuple[Style, Style]) -> None:
 
 def test_blend_and_export(base: Base, checkpoint: Path, styles: tuple[Style, Style], tmp_path: Path) -> None:
     blend = Style.blend([(styles[0], 0.25), (styles[1], 0.75)])
-    pipe = FaceStylizationPipeline.from_base(base)
+    pipe = build_pipeline(base)
     pipe.load_style(blend)
     pipe.unload_style()
     exported = export_style(blend, base, tmp_path, distill_steps=2)
-    plain = StableDiffusionPipeline.from_pretrained(checkpoint)
+    family = FAMILIES[base.family]
+    plain = family.pipeline_class.from_pretrained(checkpoint, **family.pipeline_options)
     plain.load_lora_weights(tmp_path, weight_name=LORA_NAME)
-    plain.load_textual_inversion(exported.embedding)
+    assert exported.embedding is not None
+    words, names = load_file(exported.embedding), family.word_names or ("<style>",)
+    for (encoder, tokenizer), name in zip(family.text_parts, names, strict=True):
+        parts = {"text_encoder": getattr(plain, encoder), "tokenizer": getattr(plain, tokenizer)}
+        plain.load_textual_inversion({"<style>": words[name]}, **parts)
     plain.set_progress_bar_config(disable=True)
     latents = plain("a man in <style> style", num_inference_steps=2, output_type="latent").images
     assert latents.isfinite().all()

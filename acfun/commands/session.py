@@ -88,10 +88,10 @@ class Session:
         return load_base(name, device=device)
 
     def build_pipeline(self, base: "Base", style: "Style | None" = None) -> Any:
-        """A `FaceStylizationPipeline` around a base, with a style in it."""
-        from acfun.pipelines.face_stylization import FaceStylizationPipeline
+        """The base's own pipeline around it, with a style in it."""
+        from acfun.pipelines import build_pipeline
 
-        pipe = FaceStylizationPipeline.from_base(base)
+        pipe = build_pipeline(base)
         if style is not None:
             pipe.load_style(style)
         return pipe

@@ -25,7 +25,7 @@ from acfun.evaluation.suites import Scene
 from acfun.fit import fit_style
 from acfun.images import array_to_tensor, save_image, tensor_to_array, tensor_to_pil
 from acfun.losses import compute_gram, match_colours
-from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from acfun.pipelines import build_pipeline
 from acfun.style import Style
 
 Painter = Callable[[float], Tensor]
@@ -82,7 +82,7 @@ class AcfunVariant:
         style = self.styles[key]
 
         def paint(setting: float) -> Tensor:
-            pipe = FaceStylizationPipeline.from_base(base)
+            pipe = build_pipeline(base)
             pipe.load_style(style)
             prompt = style.config["face_description"]
             dials = {} if self.dial is None else {self.dial: setting}
@@ -217,7 +217,7 @@ def edit_by_text(base: Base, scene: Scene, seed: int) -> Painter:
     """Noise the face and denoise it as "a painting of a person" (SDEdit, Meng et al. 2022, arXiv:2108.01073)."""
 
     def paint(setting: float) -> Tensor:
-        images: Tensor = FaceStylizationPipeline.from_base(base)(
+        images: Tensor = build_pipeline(base)(
             face=scene.faces,
             strength=setting,
             invert_face=False,

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -40,7 +41,8 @@ def test_load_gives_back_what_was_saved(checkpoint: Path) -> None:
 
 def test_load_converts_precision(checkpoint: Path) -> None:
     base = load_base(checkpoint, dtype=torch.bfloat16)
-    for module in (base.unet, base.vae, base.text_encoder, base.image_encoder):
+    modules: list[Any] = [base.unet, base.vae, base.text_encoder, base.image_encoder]
+    for module in modules:
         assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
     assert base.dtype == torch.bfloat16
 
@@ -84,15 +86,16 @@ def test_truncated_weights_are_named(broken: Path) -> None:
         load_base(broken)
 
 
-def test_two_text_encoders_are_no_known_family(broken: Path) -> None:
-    shutil.copytree(broken / "text_encoder", broken / "text_encoder_2")
-    with pytest.raises(BaseFamilyMismatchError, match="2 text encoders"):
+def test_three_text_encoders_are_no_known_family(broken: Path) -> None:
+    for number in (2, 3):
+        shutil.copytree(broken / "text_encoder", broken / f"text_encoder_{number}")
+    with pytest.raises(BaseFamilyMismatchError, match="3 text encoders"):
         load_base(broken)
 
 
 @pytest.mark.parametrize("name", ["no-such-base", "/no/such/folder", "./a/b", Path("some/model")])
 def test_unknown_name_lists_what_works(name: str | Path) -> None:
-    with pytest.raises(BaseNotFoundError, match="use mini, sd1, sd2, the path of a diffusers folder"):
+    with pytest.raises(BaseNotFoundError, match="use mini, sd1, sd2, sdxl, the path of a diffusers folder"):
         load_base(name)
 
 

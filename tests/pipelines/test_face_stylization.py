@@ -25,6 +25,7 @@ from pipelines import face_stylization
 from pipelines.face_stylization import FaceStylizationPipeline
 from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, WIDTH, make_style_embeds, make_tiny_base
 from tests.tiny import save_tiny_checkpoint as save_checkpoint
+from tests.tools import make_ip_adapter
 
 
 def make_style(base: Base, *, variant: str = "std_affine", num_vectors: int = 1) -> Style:
@@ -370,26 +371,9 @@ def test_a_textual_inversion_is_read_in_prompts(pipe: FaceStylizationPipeline, b
         pipe.load_textual_inversion(tmp_path / "new.safetensors")
 
 
-def make_ip_adapter(pipe: FaceStylizationPipeline) -> dict[str, dict[str, Tensor]]:
-    """An IP-Adapter for the tiny UNet, in the form of its published files."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return 0.5 * torch.randn(shape, generator=generator)
-
-    image_proj = {"proj.weight": draw(4 * WIDTH, WIDTH), "proj.bias": draw(4 * WIDTH)}
-    image_proj |= {"norm.weight": torch.ones(WIDTH), "norm.bias": torch.zeros(WIDTH)}
-    weights: dict[str, Tensor] = {}
-    cross = [name.removesuffix(".processor") for name in pipe.unet.attn_processors if name.endswith("attn2.processor")]
-    for index, name in enumerate(cross):
-        hidden_size = pipe.unet.get_submodule(name).to_q.in_features
-        weights |= {f"{2 * index + 1}.to_{part}_ip.weight": draw(hidden_size, WIDTH) for part in "kv"}
-    return {"image_proj": image_proj, "ip_adapter": weights}
-
-
 def test_an_ip_adapter_works_beside_a_style(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
     style = make_style(base)
-    pipe.load_ip_adapter(make_ip_adapter(pipe), subfolder="", weight_name="")
+    pipe.load_ip_adapter(make_ip_adapter(pipe.unet), subfolder="", weight_name="")
     pipe.load_style(style)
     prompts = [Image.new("RGB", (32, 32), colour) for colour in ("red", "black")]
     for arguments in ({"guidance_scale": 1.0}, {"guidance_scale": 3.0}, {"face": face, "guidance_scale": 3.0}):
