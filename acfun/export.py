@@ -17,7 +17,7 @@ from torch import Tensor
 from acfun.base import FAMILIES, Base, tokenize_all
 from acfun.base.families import Family
 from acfun.base.vae_features import encode_latents
-from acfun.cfun import CFunOptions
+from acfun.cfun import LORA_VARIANTS, CFunOptions
 from acfun.conditioning import name_style
 from acfun.paths import atomic_write
 from acfun.pipelines import build_pipeline
@@ -25,7 +25,6 @@ from acfun.style import Style
 from acfun.style_model import StyleModel, build_style_model
 
 Layout = Literal["diffusers", "kohya"]
-LORA_VARIANTS = ("lora", "attention_lora")
 LORA_NAME, EMBEDDING_NAME = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
 PROMPT = "a painting of a person"
 SAMPLED_PROMPTS = ("a photo of a young woman", "a photo of an old man", "a photo of a man with a beard")

@@ -80,7 +80,13 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
     accelerator = Accelerator(device_placement=False)
     if base is None:
         device = select_device(config.device) if accelerator.num_processes == 1 else accelerator.device
-        base = load_base(config.base, image_encoder=config.image_encoder, dtype=DTYPES[config.dtype], device=device)
+        base = load_base(
+            config.base,
+            config=config.base_config,
+            image_encoder=config.image_encoder,
+            dtype=DTYPES[config.dtype],
+            device=device,
+        )
     generator = torch.Generator().manual_seed(config.seed)
     with _seed(config.seed, base.device):
         data = prepare(config, base, generator)

@@ -1,14 +1,12 @@
-"""Load a base model, frozen, from the package, a diffusers folder or the hub."""
+"""Load a base model, frozen, from the package, a diffusers folder, a single file or the hub."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import (
     CLIPTextModel,
@@ -21,22 +19,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from acfun.base.families import FAMILIES, Family, find_family
 from acfun.base.fingerprint import TEXT_KEYS, UNET_KEYS, compute_fingerprint
-from acfun.errors import BaseNotFoundError
-from acfun.paths import mini_dir
+from acfun.base.single_file import SUFFIX, read_file, recognise_file
+from acfun.base.sources import MINI, check_parts, find_folder, find_image_encoder, read_part, recognise_folder
+from acfun.errors import BaseFamilyMismatchError, ConfigError
 
-MINI, OWN_IMAGE_ENCODER = "mini", "own"
-COMMON_PARTS = FAMILIES[MINI].parts
+OWN_IMAGE_ENCODER = "own"
 IMAGE_PARTS = ("image_encoder", "feature_extractor")
-# Only the plain safetensors weights: a repository also holds .bin, fp16 and non-EMA copies of them.
-HUB_PATTERNS = (
-    "model_index.json",
-    "*/*.json",
-    "tokenizer*/*",
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-    "text_encoder*/model.safetensors",
-    "image_encoder/model.safetensors",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +102,17 @@ class Base:
 def load_base(
     name_or_path: str | Path = MINI,
     *,
+    config: str | Path | None = None,
     image_encoder: str | Path | None = OWN_IMAGE_ENCODER,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Base:
-    """Load a base: "mini", a family's name, a diffusers folder or a hub id (from its cache when offline).
+    """Load a base: "mini", a family's name, a diffusers folder, a single file, or a hub id (cached, when offline).
 
     Args:
-        name_or_path: of the base.
+        name_or_path: of the base; a single file is a .safetensors in the original layout of Stable Diffusion.
+        config: for a single file: diffusers folder or hub id of any model of its family, whose configs and tokenizers
+            are read; None takes those of the family's model on the hub.
         image_encoder: folder or hub id of the CLIP image encoder; "own" is the folder's own one or, where it has none,
             that of the family, from the hub. None loads none: such a base samples, but no style can be fitted on it.
         dtype: of all modules; a VAE that cannot compute in float16 stays in float32.
@@ -130,20 +121,20 @@ def load_base(
     Raises:
         BaseNotFoundError: nothing there, parts missing or unreadable, or no network for a hub id.
         BaseFamilyMismatchError: a model of a family that acfun does not know.
+        ConfigError: `config` is given, and the base is no single file.
     """
-    folder = _find_folder(name_or_path)
-    family = _recognise(folder)
-    _check_parts(folder, family.parts)
+    path = Path(name_or_path)
+    if path.suffix == SUFFIX and path.is_file():
+        family = recognise_file(path)
+        parts, folder = read_file(path, family, config)
+    elif config is not None:
+        raise ConfigError(f"config is {str(config)!r}, but {str(name_or_path)!r} is no single file: leave config out")
+    else:
+        folder = find_folder(name_or_path)
+        family = recognise_folder(folder)
+        parts = _read_folder(folder, family)
     encoder, processor = _load_image_encoder(folder, family, image_encoder)
-    base = assemble_base(
-        name=str(name_or_path),
-        unet=_load(UNet2DConditionModel.from_pretrained, folder / "unet"),
-        vae=_load(AutoencoderKL.from_pretrained, folder / "vae"),
-        image_encoder=encoder,
-        image_processor=processor,
-        scheduler=_load(DDIMScheduler.from_pretrained, folder / "scheduler"),
-        **_load_texts(folder, family),
-    )
+    base = assemble_base(name=str(name_or_path), image_encoder=encoder, image_processor=processor, **parts)
     vae_dtype = torch.float32 if dtype is torch.float16 and not family.has_half_vae else dtype
     _freeze(base.vae, vae_dtype, device)
     for module in (base.unet, *base.text_encoders, *filter(None, [encoder])):
@@ -167,8 +158,14 @@ def assemble_base(
     """Make a base of modules that are already loaded; they are neither moved nor frozen.
 
     Raises:
-        BaseFamilyMismatchError: a model of a family that acfun does not know.
+        BaseFamilyMismatchError: a model of a family that acfun does not know, or one for inpainting and the like.
     """
+    channels, latent_channels = unet.config["in_channels"], vae.config["latent_channels"]
+    if channels != latent_channels:
+        raise BaseFamilyMismatchError(
+            f"the UNet of {name!r} reads {channels} channels, its VAE has {latent_channels}: models for inpainting, "
+            "depth or editing are no bases; use the model that they were made from"
+        )
     text_encoders = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
     present = {part: encoder for part, encoder in text_encoders.items() if encoder is not None}
     configs = {
@@ -194,59 +191,17 @@ def assemble_base(
     )
 
 
-def _find_folder(name_or_path: str | Path) -> Path:
-    if str(name_or_path) == MINI:
-        if not (mini_dir() / "unet").is_dir():
-            raise BaseNotFoundError(
-                f"the embedded base has no weights in {mini_dir()}: reinstall acfun or name another base"
-            )
-        return mini_dir()
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    family = FAMILIES.get(str(name_or_path))
-    repo_id = family.repo_id if family and family.repo_id else str(name_or_path)
-    if isinstance(name_or_path, Path) or repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
-        raise BaseNotFoundError(
-            f"there is no base {str(name_or_path)!r}: use {', '.join(sorted(FAMILIES))}, the path of a "
-            f"diffusers folder (with {', '.join(COMMON_PARTS)} in it) or a hub id such as {FAMILIES['sd1'].repo_id}"
-        )
-    return _download(repo_id, HUB_PATTERNS, f"a diffusers folder that holds {', '.join(COMMON_PARTS)}")
-
-
-def _download(repo_id: str, patterns: tuple[str, ...], wanted: str) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
-    # The hub's client raises errors of its HTTP library too, which share no parent with its own.
-    except Exception as error:
-        raise BaseNotFoundError(
-            f"{repo_id} is neither a folder here nor in the hub's cache, and it cannot be downloaded "
-            f"({type(error).__name__}): go online once, or give the path of {wanted}"
-        ) from error
-
-
-def _check_parts(folder: Path, parts: tuple[str, ...]) -> None:
-    if missing := [part for part in parts if not (folder / part).is_dir()]:
-        raise BaseNotFoundError(
-            f"{folder} is no complete base: it has no {', '.join(missing)}; a diffusers folder with "
-            f"{', '.join(parts)} is needed"
-        )
-
-
-def _recognise(folder: Path) -> Family:
-    """The family of a diffusers folder, by the configs in it."""
-    _check_parts(folder, ("unet",))
-    config = _load(UNet2DConditionModel.load_config, folder / "unet")
-    num_text_encoders = len([path for path in folder.glob("text_encoder*") if path.is_dir()])
-    # What has none lacks a part of every family, which is named later.
-    return find_family(config.get("cross_attention_dim", 0), max(1, num_text_encoders))
-
-
-def _load_texts(folder: Path, family: Family) -> dict[str, Any]:
-    """Text encoders and tokenizers of a folder by name."""
-    loaded = {}
+def _read_folder(folder: Path, family: Family) -> dict[str, Any]:
+    """The parts of a diffusers folder by name."""
+    check_parts(folder, family.parts)
+    loaded = {
+        "unet": read_part(UNet2DConditionModel.from_pretrained, folder / "unet"),
+        "vae": read_part(AutoencoderKL.from_pretrained, folder / "vae"),
+        "scheduler": read_part(DDIMScheduler.from_pretrained, folder / "scheduler"),
+    }
     for (encoder_part, tokenizer_part), encoder_class in zip(family.text_parts, family.text_encoders, strict=True):
-        loaded[encoder_part] = _load(encoder_class.from_pretrained, folder / encoder_part, dtype="auto")
-        loaded[tokenizer_part] = _load(CLIPTokenizer.from_pretrained, folder / tokenizer_part)
+        loaded[encoder_part] = read_part(encoder_class.from_pretrained, folder / encoder_part, dtype="auto")
+        loaded[tokenizer_part] = read_part(CLIPTokenizer.from_pretrained, folder / tokenizer_part)
     return loaded
 
 
@@ -257,38 +212,18 @@ def _load_image_encoder(
         return None, None
     encoder_dir, processor_dir = (folder / part for part in IMAGE_PARTS)
     if str(name_or_path) != OWN_IMAGE_ENCODER:
-        encoder_dir = processor_dir = _find_image_encoder(name_or_path)
+        encoder_dir = processor_dir = find_image_encoder(name_or_path)
     elif not encoder_dir.is_dir() and family.image_encoder_id is not None:
-        encoder_dir = processor_dir = _find_image_encoder(family.image_encoder_id)
+        encoder_dir = processor_dir = find_image_encoder(family.image_encoder_id)
     else:
-        _check_parts(folder, IMAGE_PARTS)
+        check_parts(folder, IMAGE_PARTS)
     config = json.loads((encoder_dir / "config.json").read_text(encoding="utf-8"))
     has_projection = config.get("architectures") != ["CLIPVisionModel"]
     encoder_class: Any = CLIPVisionModelWithProjection if has_projection else CLIPVisionModel
     return (
-        _load(encoder_class.from_pretrained, encoder_dir, dtype="auto"),
-        _load(CLIPImageProcessorPil.from_pretrained, processor_dir),
+        read_part(encoder_class.from_pretrained, encoder_dir, dtype="auto"),
+        read_part(CLIPImageProcessorPil.from_pretrained, processor_dir),
     )
-
-
-def _find_image_encoder(name_or_path: str | Path) -> Path:
-    """Folder of a CLIP image encoder, with its processor in it."""
-    wanted = "a folder with config.json, model.safetensors and preprocessor_config.json as image_encoder"
-    folder = Path(name_or_path)
-    if not folder.is_dir() and str(name_or_path).count("/") == 1:
-        folder = _download(str(name_or_path), ("*.json", "model.safetensors"), wanted)
-    names = ("config.json", "preprocessor_config.json")
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise BaseNotFoundError(f"image encoder {str(name_or_path)!r} has no {', '.join(missing)}: give {wanted}")
-    return folder
-
-
-def _load(from_pretrained: Callable[..., Any], folder: Path, **options: Any) -> Any:
-    try:
-        return from_pretrained(folder, local_files_only=True, **options)
-    # Broken files surface as whatever the reader of that format raises.
-    except Exception as error:
-        raise BaseNotFoundError(f"{folder} cannot be read ({error}): copy or download it again") from error
 
 
 def _freeze(module: Any, dtype: torch.dtype, device: str | torch.device) -> Any:

@@ -8,7 +8,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from acfun.base import FAMILIES, load_base, loading
+from acfun.base import FAMILIES, load_base, sources
 from acfun.base.families import find_family
 from acfun.errors import AcfunError, BaseFamilyMismatchError, BaseNotFoundError
 from tests.tiny import RESOLUTION, make_tiny_base, save_tiny_checkpoint
@@ -111,13 +111,13 @@ def test_hub_id_offline_names_the_id_and_the_way_out(
 
 
 def test_embedded_base_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "mini_dir", lambda: tmp_path / "mini")
+    monkeypatch.setattr(sources, "mini_dir", lambda: tmp_path / "mini")
     with pytest.raises(AcfunError, match=r"no weights in .*mini"):
         load_base()
 
 
 def test_embedded_base_is_found_by_name(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "mini_dir", lambda: checkpoint)
+    monkeypatch.setattr(sources, "mini_dir", lambda: checkpoint)
     assert load_base().fingerprint == load_base(checkpoint).fingerprint
 
 
