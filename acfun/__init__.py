@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from acfun.face.finder import find_faces
     from acfun.fit import fit_style
     from acfun.images import load_image
+    from acfun.lora_import import import_lora
     from acfun.pipelines import build_pipeline
     from acfun.pipelines.face_stylization import FaceStylizationPipeline
     from acfun.pipelines.face_stylization_xl import FaceStylizationXLPipeline
@@ -26,6 +27,7 @@ __all__ = [
     "build_pipeline",
     "find_faces",
     "fit_style",
+    "import_lora",
     "load_base",
     "load_image",
 ]
@@ -41,6 +43,7 @@ _MODULES = {
     "build_pipeline": "acfun.pipelines",
     "find_faces": "acfun.face.finder",
     "fit_style": "acfun.fit",
+    "import_lora": "acfun.lora_import",
     "load_base": "acfun.base",
     "load_image": "acfun.images",
 }

@@ -96,7 +96,7 @@ def export_style(
         if layout == "diffusers":
             _write_diffusers(layers, cfun.rank, lora, family)
         else:
-            _write_kohya(layers, cfun.rank, lora)
+            _write_kohya(layers, cfun.rank, lora, base)
     placeholder = plain.architecture.placeholder
     if placeholder is not None:
         embedding = directory / EMBEDDING_NAME
@@ -212,12 +212,13 @@ def _write_diffusers(layers: dict[str, Tensor], rank: int, path: Path, family: F
         )
 
 
-def _write_kohya(layers: dict[str, Tensor], rank: int, path: Path) -> None:
+def _write_kohya(layers: dict[str, Tensor], rank: int, path: Path, base: Base) -> None:
     sides = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    family, layers_per_block = FAMILIES[base.family], base.unet.config.layers_per_block
     content = {}
     for name, tensor in layers.items():
         module, side, _ = name.rsplit(".", 2)
-        stem = f"lora_unet_{module.replace('.', '_')}"
+        stem = f"lora_unet_{family.name_for_kohya(module, layers_per_block).replace('.', '_')}"
         content[f"{stem}.{sides[side]}.weight"] = tensor.float().contiguous()
         content[f"{stem}.alpha"] = torch.tensor(float(rank))
     with atomic_write(path) as temporary:

@@ -125,6 +125,39 @@ class FaceStylization(_Pipeline):
             self._style_model.eject()
         self._style = self._style_model = self._imagery = None
 
+    @torch.no_grad()
+    def embed_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Embed prompts with the loaded style, for another pipeline of diffusers around the same modules.
+
+        A style acts in any pipeline that shares this one's UNet (`StableDiffusionControlNetPipeline.from_pipe(pipe,
+        controlnet=…)`), but its pseudo-word and its attention over the style image are known here alone.
+
+        Args:
+            prompt: one or more; the style's pseudo-word is added when it is missing.
+            negative_prompt: one for all, or one each.
+            height: of the pictures, pixels; the base's resolution when None.
+            width: likewise.
+
+        Returns:
+            Arguments of such a pipeline: `prompt_embeds` and `negative_prompt_embeds` (B,T,D), and in families that
+            have them `pooled_prompt_embeds` and `negative_pooled_prompt_embeds` (B,P).
+        """
+        size = (height or self.base.resolution, width or self.base.resolution)
+        texts, negatives, _ = pair(prompt, negative_prompt, None, 1)
+        negatives = negatives * len(texts) if len(negatives) == 1 else negatives
+        both = encode_prompts(self, self._style_model, texts, negatives, size)
+        embeds = {"prompt_embeds": both.prompt_embeds, "pooled_prompt_embeds": both.add_text_embeds}
+        halves = {name: part.chunk(2) for name, part in embeds.items() if part is not None}
+        positive = {name: parts[1] for name, parts in halves.items()}
+        return positive | {f"negative_{name}": parts[0] for name, parts in halves.items()}
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the pipeline, as diffusers does; a style in it moves along and stays float32."""
         style = self._style

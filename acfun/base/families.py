@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from acfun.base.original_layout import name_original
 from acfun.errors import BaseFamilyMismatchError
 
 
@@ -51,6 +52,11 @@ def describe_whole_picture(height: int, width: int) -> tuple[int, ...]:
     return (height, width, 0, 0, height, width)
 
 
+def keep_name(name: str, layers_per_block: int) -> str:
+    """The name that diffusers has for a module."""
+    return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One family of Stable-Diffusion-like models.
@@ -66,6 +72,7 @@ class Family:
         zeroes_empty_negatives: whether an empty negative prompt is embedded as zeros.
         has_half_vae: whether the VAE computes in float16; otherwise it is kept in float32 then.
         word_names: what textual inversion files call the vectors of each text encoder; None: by the word itself.
+        name_for_kohya: (module path in the UNet, its layers per block) → what kohya's scripts call the module.
         diffusers_pipeline: class of diffusers that runs it, reads single files of it and writes its LoRAs.
         pipeline_options: what that class is told besides its modules: that there are no extras.
         stylization_pipeline: module and class of `acfun.pipelines` that paints with it.
@@ -81,6 +88,7 @@ class Family:
     zeroes_empty_negatives: bool = False
     has_half_vae: bool = True
     word_names: tuple[str, ...] | None = None
+    name_for_kohya: Callable[[str, int], str] = keep_name
     diffusers_pipeline: str = "StableDiffusionPipeline"
     pipeline_options: Mapping[str, Any] = field(default_factory=NO_SAFETY_CHECKER.copy)
     stylization_pipeline: tuple[str, str] = ("face_stylization", "FaceStylizationPipeline")
@@ -128,6 +136,7 @@ FAMILIES: dict[str, Family] = {
             zeroes_empty_negatives=True,
             has_half_vae=False,
             word_names=("clip_l", "clip_g"),
+            name_for_kohya=name_original,
             diffusers_pipeline="StableDiffusionXLPipeline",
             pipeline_options={"add_watermarker": False},
             stylization_pipeline=("face_stylization_xl", "FaceStylizationXLPipeline"),

@@ -10,22 +10,29 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+_RESAMPLER = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(?:downsamplers|upsamplers)\.0\.conv")
 _BLOCK = re.compile(r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?(resnets|attentions)\.(\d+)\.(.+)")
 
 
 def name_original(name: str, layers_per_block: int) -> str:
-    """The original name of a module in a ResBlock or an attention block.
+    """The original name of a module in a block of the UNet.
 
     Args:
         name: module path in diffusers, for example "down_blocks.1.resnets.0.conv1".
-        layers_per_block: of the UNet's config.
+        layers_per_block: of the UNet's config. Upsamplers stand after attention, as all of SDXL's do.
 
     Raises:
-        ValueError: the module stands elsewhere.
+        ValueError: the module stands outside the blocks.
     """
+    resampler = _RESAMPLER.fullmatch(name)
+    if resampler is not None:
+        start = int(resampler[2]) * (layers_per_block + 1)
+        if resampler[1] == "down_blocks":
+            return f"input_blocks.{start + layers_per_block + 1}.0.op"
+        return f"output_blocks.{start + layers_per_block}.2.conv"
     match = _BLOCK.fullmatch(name)
     if match is None:
-        raise ValueError(f"{name!r} is in no ResBlock and no attention block of a UNet")
+        raise ValueError(f"{name!r} is in no block of a UNet")
     part, block, kind, layer, rest = match.groups()
     if kind == "resnets":
         head, *tail = rest.split(".")

@@ -8,10 +8,10 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from acfun.base import FAMILIES, load_base, sources
+from acfun.base import FAMILIES, encode_style_image, load_base, sources
 from acfun.base.families import find_family
 from acfun.errors import AcfunError, BaseFamilyMismatchError, BaseNotFoundError
-from tests.tiny import RESOLUTION, make_tiny_base, save_tiny_checkpoint
+from tests.tiny import RESOLUTION, WIDTH, build_unet, make_tiny_base, save_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,44 @@ def test_embedded_base_is_found_by_name(checkpoint: Path, monkeypatch: pytest.Mo
     assert load_base().fingerprint == load_base(checkpoint).fingerprint
 
 
-@pytest.mark.parametrize(("width", "name"), [(768, "sd1"), (1024, "sd2"), (256, "mini"), (16, "mini")])
-def test_family_by_the_width_of_the_prompt_embeddings(width: int, name: str) -> None:
-    assert find_family(width).name == name
+@pytest.mark.parametrize(
+    ("width", "count", "name"),
+    [(768, 1, "sd1"), (1024, 1, "sd2"), (256, 1, "mini"), (16, 1, "mini"), (2048, 2, "sdxl"), (40, 2, "sdxl")],
+)
+def test_family_by_prompt_embeddings_and_text_encoders(width: int, count: int, name: str) -> None:
+    assert find_family(width, count).name == name
+
+
+def test_the_image_encoder_can_be_another_one_or_none(checkpoint: Path, broken: Path, tmp_path: Path) -> None:
+    encoder = Path(shutil.move(broken / "image_encoder", tmp_path / "encoder"))
+    with pytest.raises(BaseNotFoundError, match=r"'.*encoder' has no preprocessor_config.json: give a folder"):
+        load_base(broken, image_encoder=encoder)
+    shutil.copy(broken / "feature_extractor" / "preprocessor_config.json", encoder)
+    picture = torch.zeros(1, 3, RESOLUTION, RESOLUTION)
+    expected = encode_style_image(load_base(checkpoint), picture)
+    assert torch.equal(encode_style_image(load_base(broken, image_encoder=encoder), picture), expected)
+    blind = load_base(broken, image_encoder=None)
+    assert blind.image_encoder is blind.image_processor is None
+    assert blind.fingerprint == load_base(checkpoint).fingerprint
+    with pytest.raises(BaseNotFoundError, match="loaded without an image encoder: give load_base"):
+        encode_style_image(blind, picture)
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_offline_the_missing_image_encoder_and_the_remedy_are_named(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    save_tiny_checkpoint(tmp_path / "base", family=kind, width=768 if kind == "sd1" else WIDTH)
+    for part in ("image_encoder", "feature_extractor"):
+        shutil.rmtree(tmp_path / "base" / part)
+    with pytest.raises(BaseNotFoundError, match=r"openai/clip-vit-large-patch14 is neither .* as image_encoder"):
+        load_base(tmp_path / "base")
+    assert load_base(tmp_path / "base", image_encoder=None).family == kind
+
+
+def test_models_for_inpainting_are_refused(broken: Path) -> None:
+    build_unet(in_channels=9).save_pretrained(broken / "unet")
+    with pytest.raises(BaseFamilyMismatchError, match="reads 9 channels, its VAE has 4"):
+        load_base(broken)

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    ControlNetModel,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+)
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.utils import convert_state_dict_to_diffusers, dynamic_modules_utils
 from peft import LoraConfig, get_peft_model_state_dict
@@ -379,6 +386,27 @@ def test_an_ip_adapter_works_beside_a_style(pipe: FaceStylizationPipeline, base:
     for arguments in ({"guidance_scale": 1.0}, {"guidance_scale": 3.0}, {"face": face, "guidance_scale": 3.0}):
         red, black = (paint(pipe, ip_adapter_image=prompt, **arguments) for prompt in prompts)
         assert not torch.equal(red, black)
+
+
+def test_a_style_acts_in_a_controlnet_pipeline_of_diffusers(pipe: FaceStylizationPipeline, base: Base) -> None:
+    style, controlnet = (
+        make_style(base),
+        ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8)),
+    )
+    torch.nn.init.normal_(controlnet.controlnet_mid_block.weight)
+    control = torch.rand(1, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
+    results = []
+    for loaded in (None, style):
+        if loaded is not None:
+            pipe.load_style(loaded)
+        embeds: dict[str, Any] = pipe.embed_prompt("a man", "blue")
+        plain = paint(pipe, guidance_scale=2.0, negative_prompt="blue")
+        ours = paint(StableDiffusionPipeline.from_pipe(pipe), None, guidance_scale=2.0, **embeds)
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)  # without a ControlNet it paints as here
+        controlled = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=controlnet)
+        results += [plain, paint(controlled, None, image=control, guidance_scale=2.0, **embeds)]
+    pairs = [(first, second) for index, first in enumerate(results) for second in results[:index]]
+    assert not any(torch.allclose(first, second, atol=1e-3) for first, second in pairs)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may run here")

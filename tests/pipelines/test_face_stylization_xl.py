@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ControlNetModel,
+    DiffusionPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.callbacks import SDXLCFGCutoffCallback
 from diffusers.utils import convert_state_dict_to_diffusers, dynamic_modules_utils
 from peft import LoraConfig, get_peft_model_state_dict
@@ -77,7 +82,7 @@ def draw_start() -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def paint(pipe: Any, prompt: str = "a man", **arguments: Any) -> Tensor:
+def paint(pipe: Any, prompt: str | None = "a man", **arguments: Any) -> Tensor:
     """Three steps from fixed noise: latents (1,4,8,8)."""
     common = {"num_inference_steps": 3, "output_type": "latent", "generator": torch.Generator().manual_seed(0)}
     images: Tensor = pipe(prompt, **(common | arguments)).images
@@ -252,6 +257,23 @@ def test_an_ip_adapter_works_beside_a_style(pipe: FaceStylizationXLPipeline, bas
     for arguments in ({"guidance_scale": 1.0}, {"face": face, "guidance_scale": 3.0}):
         red, black = (paint(pipe, ip_adapter_image=prompt, **arguments) for prompt in prompts)
         assert not torch.equal(red, black)
+
+
+def test_a_style_acts_in_a_controlnet_pipeline_of_diffusers(pipe: FaceStylizationXLPipeline, base: Base) -> None:
+    style, controlnet = (
+        make_style(base),
+        ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8)),
+    )
+    pipe.load_style(style)
+    embeds = pipe.embed_prompt("a man")
+    assert embeds["negative_pooled_prompt_embeds"].shape == embeds["pooled_prompt_embeds"].shape == (1, POOLED_WIDTH)
+    arguments: dict[str, Any] = {"guidance_scale": 2.0, "latents": draw_start()}
+    control = torch.zeros(1, 3, RESOLUTION, RESOLUTION)
+    controlled = StableDiffusionXLControlNetPipeline.from_pipe(pipe, controlnet=controlnet)
+    controlled.set_progress_bar_config(disable=True)
+    # A fresh ControlNet changes nothing.
+    found = paint(controlled, None, image=control, **arguments, **embeds)
+    torch.testing.assert_close(found, paint(pipe, **arguments), atol=1e-4, rtol=1e-3)
 
 
 def test_a_vae_that_needs_it_stays_in_float32(tmp_path: Path) -> None:
