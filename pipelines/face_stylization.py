@@ -151,7 +151,6 @@ class FaceStylization(_Pipeline):
         """
         size = (height or self.base.resolution, width or self.base.resolution)
         texts, negatives, _ = pair(prompt, negative_prompt, None, 1)
-        negatives = negatives * len(texts) if len(negatives) == 1 else negatives
         both = encode_prompts(self, self._style_model, texts, negatives, size)
         embeds = {"prompt_embeds": both.prompt_embeds, "pooled_prompt_embeds": both.add_text_embeds}
         halves = {name: part.chunk(2) for name, part in embeds.items() if part is not None}

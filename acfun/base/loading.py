@@ -23,7 +23,7 @@ from acfun.base.single_file import SUFFIX, read_file, recognise_file
 from acfun.base.sources import MINI, check_parts, find_folder, find_image_encoder, read_part, recognise_folder
 from acfun.errors import BaseFamilyMismatchError, ConfigError
 
-OWN_IMAGE_ENCODER = "own"
+OWN_IMAGE_ENCODER, HALF_VARIANT = "own", "fp16"
 IMAGE_PARTS = ("image_encoder", "feature_extractor")
 
 
@@ -194,15 +194,24 @@ def assemble_base(
 def _read_folder(folder: Path, family: Family) -> dict[str, Any]:
     """The parts of a diffusers folder by name."""
     check_parts(folder, family.parts)
+    variants = {part: _find_variant(folder / part) for part in family.parts}
     loaded = {
-        "unet": read_part(UNet2DConditionModel.from_pretrained, folder / "unet"),
-        "vae": read_part(AutoencoderKL.from_pretrained, folder / "vae"),
+        "unet": read_part(UNet2DConditionModel.from_pretrained, folder / "unet", variant=variants["unet"]),
+        "vae": read_part(AutoencoderKL.from_pretrained, folder / "vae", variant=variants["vae"]),
         "scheduler": read_part(DDIMScheduler.from_pretrained, folder / "scheduler"),
     }
     for (encoder_part, tokenizer_part), encoder_class in zip(family.text_parts, family.text_encoders, strict=True):
-        loaded[encoder_part] = read_part(encoder_class.from_pretrained, folder / encoder_part, dtype="auto")
+        loaded[encoder_part] = read_part(
+            encoder_class.from_pretrained, folder / encoder_part, dtype="auto", variant=variants[encoder_part]
+        )
         loaded[tokenizer_part] = read_part(CLIPTokenizer.from_pretrained, folder / tokenizer_part)
     return loaded
+
+
+def _find_variant(folder: Path) -> str | None:
+    """The variant of the weights in a folder: None where the plain ones are there."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    return HALF_VARIANT if names and all(f".{HALF_VARIANT}" in name for name in names) else None
 
 
 def _load_image_encoder(

@@ -48,7 +48,8 @@ def find_folder(name_or_path: str | Path, patterns: tuple[str, ...] = HUB_PATTER
             f"folder (with {', '.join(COMMON_PARTS)} in it) or of a single .safetensors file, or a hub id such as "
             f"{FAMILIES['sd1'].repo_id}"
         )
-    return download(repo_id, patterns, f"give the path of a diffusers folder that holds {', '.join(COMMON_PARTS)}")
+    parts = COMMON_PARTS if family is None else family.parts
+    return download(repo_id, patterns, f"give the path of a diffusers folder that holds {', '.join(parts)}")
 
 
 def find_image_encoder(name_or_path: str | Path) -> Path:

@@ -56,6 +56,18 @@ def test_half_files_load_as_float32_with_the_same_fingerprint(checkpoint: Path, 
     assert again.fingerprint == base.fingerprint == load_base(checkpoint, dtype=torch.bfloat16).fingerprint
 
 
+def test_a_folder_of_half_precision_files_alone_is_read(checkpoint: Path, broken: Path) -> None:
+    expected = load_base(checkpoint)
+    for part in ("unet", "vae", "text_encoder"):
+        module: Any = getattr(load_base(broken), part)
+        shutil.rmtree(broken / part)
+        module.half().save_pretrained(broken / part, variant="fp16")
+        assert [path.name for path in (broken / part).glob("*.safetensors") if ".fp16." not in path.name] == []
+    again = load_base(broken)
+    assert again.dtype == torch.float32
+    assert again.fingerprint == expected.fingerprint
+
+
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
 def test_fingerprint_changes_with_one_weight(checkpoint: Path, broken: Path, part: str) -> None:
     base = load_base(checkpoint)
@@ -138,7 +150,8 @@ def test_the_image_encoder_can_be_another_one_or_none(checkpoint: Path, broken: 
     expected = encode_style_image(load_base(checkpoint), picture)
     assert torch.equal(encode_style_image(load_base(broken, image_encoder=encoder), picture), expected)
     blind = load_base(broken, image_encoder=None)
-    assert blind.image_encoder is blind.image_processor is None
+    assert blind.image_encoder is None
+    assert blind.image_processor is None
     assert blind.fingerprint == load_base(checkpoint).fingerprint
     with pytest.raises(BaseNotFoundError, match="loaded without an image encoder: give load_base"):
         encode_style_image(blind, picture)
