@@ -12,16 +12,22 @@ if TYPE_CHECKING:
     from acfun.face.finder import find_faces
     from acfun.fit import fit_style
     from acfun.images import load_image
+    from acfun.lora_import import import_lora
+    from acfun.pipelines import build_pipeline
     from acfun.pipelines.face_stylization import FaceStylizationPipeline
+    from acfun.pipelines.face_stylization_xl import FaceStylizationXLPipeline
     from acfun.style import Style
 
 __all__ = [
     "FaceStylizationPipeline",
+    "FaceStylizationXLPipeline",
     "FitConfig",
     "Style",
     "__version__",
+    "build_pipeline",
     "find_faces",
     "fit_style",
+    "import_lora",
     "load_base",
     "load_image",
 ]
@@ -31,10 +37,13 @@ __version__: str
 _DISTRIBUTION = "acfun-stylization"
 _MODULES = {
     "FaceStylizationPipeline": "acfun.pipelines.face_stylization",
+    "FaceStylizationXLPipeline": "acfun.pipelines.face_stylization_xl",
     "FitConfig": "acfun.config",
     "Style": "acfun.style",
+    "build_pipeline": "acfun.pipelines",
     "find_faces": "acfun.face.finder",
     "fit_style": "acfun.fit",
+    "import_lora": "acfun.lora_import",
     "load_base": "acfun.base",
     "load_image": "acfun.images",
 }

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from acfun.base import encode_tokens, tokenize
+from acfun.base import Conditions, encode_ids, predict, tokenize
+from acfun.base.conditions import concatenate
+from acfun.base.prompts import blank_empty
 from acfun.images import pil_to_tensor, resize
 from acfun.sampling import OnStep
 from acfun.style_model import StyleModel
@@ -56,39 +59,48 @@ def name_style(model: StyleModel, text: str) -> str:
 
 
 def encode_prompts(
-    pipe: Any, model: StyleModel | None, prompts: Sequence[str], negatives: Sequence[str] | None
-) -> dict[str, Tensor]:
-    """Embed prompts under the names that callbacks of diffusers know.
+    pipe: Any,
+    model: StyleModel | None,
+    prompts: Sequence[str],
+    negatives: Sequence[str] | None,
+    size: tuple[int, int],
+) -> Conditions:
+    """Conditions of prompts; with guidance the negative ones come first.
 
     Args:
-        pipe: a Stable Diffusion pipeline, with its own textual inversions.
+        pipe: a pipeline of acfun, with its own textual inversions.
         model: the style in its modules.
         prompts: B texts; the style's pseudo-word is added where it is missing.
         negatives: B texts, or None without guidance.
+        size: height and width of the pictures, pixels.
 
     Returns:
-        `prompt_embeds` (B,T,D); with guidance `negative_prompt_embeds` (B,T,D), which then also come first in
-        `prompt_embeds` (2B,T,D).
+        B rows, or 2B with guidance; `negative_prompt_embeds` are then noted too.
     """
-    texts = pipe.maybe_convert_prompt([*prompts, *(negatives or ())], pipe.tokenizer)
+    base, count = pipe.base, len(prompts)
+    texts = [prompt if model is None else name_style(model, prompt) for prompt in prompts] + list(negatives or ())
+    tokenizers = base.tokenizers if model is None else model.tokenizers
+    # Words that diffusers loaded may stand for several tokens, in each tokenizer for its own number.
+    pairs = zip(tokenizers, base.tokenizers, strict=True)
+    rows = [tokenize(tokenizer, pipe.maybe_convert_prompt(texts, own)) for tokenizer, own in pairs]
+    both = encode_ids(base, torch.stack(rows, dim=1), size)
+    positive, negative = both.select(slice(count)), both.select(slice(count, None))
     if model is not None:
-        texts[: len(prompts)] = [name_style(model, text) for text in texts[: len(prompts)]]
-    tokenizer = pipe.tokenizer if model is None or model.token is None else model.token.tokenizer
-    embeds = encode_tokens(pipe.text_encoder, tokenize(tokenizer, texts))
-    embeds, negative_embeds = embeds[: len(prompts)], embeds[len(prompts) :]
-    embeds = embeds if model is None else model.fuse(embeds)
+        positive.prompt_embeds = model.fuse(positive.prompt_embeds)
     if negatives is None:
-        return {"prompt_embeds": embeds}
-    return {"prompt_embeds": torch.cat([negative_embeds, embeds]), "negative_prompt_embeds": negative_embeds}
+        return positive
+    negative = blank_empty(base, negative, negatives)
+    conditions = concatenate([negative, positive])
+    conditions.negative_prompt_embeds = negative.prompt_embeds
+    return conditions
 
 
 def predict_guided(
     unet: Any,
     latents: Tensor,
     timestep: Tensor,
-    prompt_embeds: Tensor,
+    conditions: Conditions,
     guidance_scale: float,
-    image_embeds: list[Tensor] | None = None,
     cross_attention_kwargs: dict[str, Any] | None = None,
 ) -> Tensor:
     """The UNet's prediction (B,C,h,w), with classifier-free guidance where there are twice as many prompts as latents.
@@ -97,20 +109,13 @@ def predict_guided(
         unet: with or without adapters.
         latents: (B,C,h,w).
         timestep: ().
-        prompt_embeds: (B,T,D), or (2B,T,D) with the negative ones first.
+        conditions: B rows, or 2B with the negative ones first.
         guidance_scale: 1 is the prompt's own prediction.
-        image_embeds: of loaded IP-Adapters, one tensor each, with as many rows as `prompt_embeds`.
         cross_attention_kwargs: for the attention processors.
     """
-    is_guided = len(prompt_embeds) == 2 * len(latents)
-    output: Tensor = unet(
-        (torch.cat([latents, latents]) if is_guided else latents).to(unet.dtype),
-        timestep,
-        encoder_hidden_states=prompt_embeds.to(unet.dtype),
-        added_cond_kwargs=None if image_embeds is None else {"image_embeds": image_embeds},
-        cross_attention_kwargs=cross_attention_kwargs,
-        return_dict=False,
-    )[0].to(latents.dtype)
+    is_guided = len(conditions) == 2 * len(latents)
+    rows = torch.cat([latents, latents]) if is_guided else latents
+    output = predict(unet, rows, timestep, conditions, cross_attention_kwargs)
     if not is_guided:
         return output
     negative, positive = output.chunk(2)
@@ -147,7 +152,7 @@ def scaled(
 def build_callback(
     callback: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]],
     pipe: Any,
-    embeds: dict[str, Tensor],
+    conditions: Conditions,
     names: Sequence[str],
 ) -> OnStep:
     """For `denoise`: calls a `callback_on_step_end` as diffusers does.
@@ -155,16 +160,16 @@ def build_callback(
     Args:
         callback: (pipe, index, timestep, tensors by name) → tensors to go on with, by name.
         pipe: for the callback.
-        embeds: of `encode_prompts`; takes what the callback changes of them.
+        conditions: of `encode_prompts`; take what the callback changes of them.
         names: of the tensors that the callback is given; None stands for what there is not.
     """
 
     def call(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor | None) -> Tensor:
-        tensors: dict[str, Any] = embeds | {"latents": latents}
-        given: dict[str, Any] = {name: tensors.get(name) for name in names}
+        given: dict[str, Any] = {name: getattr(conditions, name, None) for name in names}
+        given |= {"latents": latents} if "latents" in names else {}
         changed = callback(pipe, index, timestep, given)
-        for name in embeds.keys() & changed.keys():
-            embeds[name] = changed[name]
+        for name in changed.keys() & {field.name for field in fields(conditions)}:
+            setattr(conditions, name, changed[name])
         return changed.get("latents", latents)
 
     return call

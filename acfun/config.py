@@ -36,7 +36,9 @@ class FitConfig:
         face_paths: photographs to fit with; empty: faces sampled from the base.
         framing: "find" looks for faces; "whole" takes every picture as a portrait in canonical framing.
         output_dir: run folder for the checkpoint; None keeps none, and the run cannot be resumed.
-        base: "mini", a diffusers folder or a hub id.
+        base: "mini", a diffusers folder, a single .safetensors file or a hub id.
+        base_config: diffusers folder or hub id with the configs of a single file; None: its family's from the hub.
+        image_encoder: folder or hub id of the CLIP image encoder; "own": the base's, or its family's from the hub.
         identity_encoder: who a face is: "mini", an insightface pack, an ArcFace-type ONNX file, or an encoder's folder.
         face_detector: what finds faces: "mini", or an insightface pack.
         objective: what is minimised, see `acfun.objectives`.
@@ -76,8 +78,10 @@ class FitConfig:
     base: str = "mini"
     identity_encoder: str = "mini"
     face_detector: str = "mini"
+    base_config: str | None = None
+    image_encoder: str = "own"
     objective: Objective = "pseudo_pair"
-    cfun: Literal["std_affine", "mean_std_affine", "lora", "attention_lora", "none"] = "lora"
+    cfun: Literal["std_affine", "mean_std_affine", "lora", "attention_lora", "layer_lora", "none"] = "lora"
     cfun_groups: tuple[Group, ...] = ("encoder", "middle", "decoder")
     cfun_rank: int = 8
     use_afun: bool = True

@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
-from acfun.base import Base, tokenize
+from acfun.base import FAMILIES, Base, tokenize_all
+from acfun.base.families import Family
 from acfun.base.vae_features import encode_latents
-from acfun.cfun import CFunOptions
+from acfun.cfun import LORA_VARIANTS, CFunOptions
 from acfun.conditioning import name_style
 from acfun.paths import atomic_write
-from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from acfun.pipelines import build_pipeline
 from acfun.style import Style
 from acfun.style_model import StyleModel, build_style_model
 
 Layout = Literal["diffusers", "kohya"]
-LORA_VARIANTS = ("lora", "attention_lora")
 LORA_NAME, EMBEDDING_NAME = "pytorch_lora_weights.safetensors", "learned_embeds.safetensors"
 PROMPT = "a painting of a person"
 SAMPLED_PROMPTS = ("a photo of a young woman", "a photo of an old man", "a photo of a man with a beard")
@@ -65,7 +64,8 @@ def export_style(
 ) -> Exported:
     """Write a style's LoRA and pseudo-word into a folder.
 
-    Read back by diffusers with `pipe.load_lora_weights(directory)` and `pipe.load_textual_inversion(embedding)`.
+    Read back by diffusers with `pipe.load_lora_weights(directory)` and `pipe.load_textual_inversion(embedding)`; for
+    two text encoders the latter is called for each, with the file's "clip_l" and "clip_g".
 
     Args:
         style: any; one with LoRA and without abstract fusion is written as it is.
@@ -77,6 +77,7 @@ def export_style(
     Raises:
         BaseFamilyMismatchError: another base.
     """
+    family = FAMILIES[base.family]
     rows = _compute_rows(style, base)
     plain = _leave_out(style, base)
     if distill_steps and plain is not style:
@@ -84,8 +85,7 @@ def export_style(
     kept = _measure_kept(plain, base, rows)
     model = plain.apply_to(base)
     try:
-        words = None if model.token is None else model.token.embedding.vectors().detach().cpu().float()
-        token = None if model.token is None else model.token.tokens[0]
+        words = [token.embedding.vectors().detach().cpu().float().contiguous() for token in model.tokens]
     finally:
         model.eject()
     directory.mkdir(parents=True, exist_ok=True)
@@ -93,13 +93,16 @@ def export_style(
     cfun, lora, embedding = plain.architecture.cfun, None, None
     if cfun is not None:
         lora = directory / LORA_NAME
-        write = _write_diffusers if layout == "diffusers" else _write_kohya
-        write(layers, cfun.rank, lora)
-    if words is not None and token is not None:
+        if layout == "diffusers":
+            _write_diffusers(layers, cfun.rank, lora, family)
+        else:
+            _write_kohya(layers, cfun.rank, lora, base)
+    placeholder = plain.architecture.placeholder
+    if placeholder is not None:
         embedding = directory / EMBEDDING_NAME
-        content = {token: words} if layout == "diffusers" else {"emb_params": words}
+        names = family.word_names or (placeholder if layout == "diffusers" else "emb_params",)
         with atomic_write(embedding) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in content.items()}, temporary)
+            save_file(dict(zip(names, words, strict=True)), temporary)
     return Exported(lora, embedding, kept)
 
 
@@ -107,7 +110,7 @@ def export_style(
 def _compute_rows(style: Style, base: Base) -> _Rows:
     """Noised copies of the style image's head and of faces that the base draws."""
     generator = torch.Generator().manual_seed(0)
-    pipe = FaceStylizationPipeline.from_base(base)
+    pipe = build_pipeline(base)
     pipe.set_progress_bar_config(disable=True)
     drawn: Tensor = pipe(
         SAMPLED_PROMPTS, num_inference_steps=SAMPLED_STEPS, generator=generator, output_type="latent"
@@ -122,9 +125,9 @@ def _compute_rows(style: Style, base: Base) -> _Rows:
     noisy = base.scheduler.add_noise(clean, torch.randn(clean.shape, generator=generator).to(clean), timesteps)
     model = style.apply_to(base).eval()
     try:
-        whole = _predict(model, base, noisy, timesteps)
+        whole = _predict(model, noisy, timesteps)
         model.set_scale(abstract=0.0, encoder=0.0, middle=0.0, decoder=0.0)
-        bare = _predict(model, base, noisy, timesteps)
+        bare = _predict(model, noisy, timesteps)
     finally:
         model.eject()
     return _Rows(noisy, timesteps, bare, whole)
@@ -169,7 +172,7 @@ def _distill(style: Style, base: Base, rows: _Rows, steps: int) -> Style:
             row = slice(index, index + 1)
             for group in optimizer.param_groups:
                 group["lr"] = DISTILL_RATE * (1 - step / steps)
-            loss = (_predict(model, base, rows.noisy[row], rows.timesteps[row]) - rows.whole[row]).square().mean()
+            loss = (_predict(model, rows.noisy[row], rows.timesteps[row]) - rows.whole[row]).square().mean()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -184,25 +187,24 @@ def _measure_kept(style: Style, base: Base, rows: _Rows) -> float:
     test = slice(NUM_DISTILL_ROWS, None)
     model = style.apply_to(base).eval()
     try:
-        exported = _predict(model, base, rows.noisy[test], rows.timesteps[test])
+        exported = _predict(model, rows.noisy[test], rows.timesteps[test])
     finally:
         model.eject()
     lost, effect = (rows.whole[test] - part for part in (exported, rows.bare[test]))
     return 1 - float(lost.norm() / effect.norm().clamp(min=1e-12))
 
 
-def _predict(model: StyleModel, base: Base, noisy: Tensor, timesteps: Tensor) -> Tensor:
+def _predict(model: StyleModel, noisy: Tensor, timesteps: Tensor) -> Tensor:
     """Predictions (N,C,h,w) under the style's prompt."""
-    tokenizer = base.tokenizer if model.token is None else model.token.tokenizer
-    input_ids = tokenize(tokenizer, name_style(model, PROMPT)).to(noisy.device)
-    model_pred: Tensor = model(noisy, timesteps, input_ids=input_ids.expand(len(noisy), -1))
+    input_ids = tokenize_all(model.tokenizers, name_style(model, PROMPT))
+    model_pred: Tensor = model(noisy, timesteps, input_ids=input_ids.expand(len(noisy), -1, -1))
     return model_pred
 
 
-def _write_diffusers(layers: dict[str, Tensor], rank: int, path: Path) -> None:
+def _write_diffusers(layers: dict[str, Tensor], rank: int, path: Path, family: Family) -> None:
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted({name.rsplit(".", 2)[0] for name in layers}))
     with atomic_write(path) as temporary:
-        StableDiffusionPipeline.save_lora_weights(
+        family.pipeline_class.save_lora_weights(
             temporary.parent,
             unet_lora_layers={name: tensor.float().contiguous() for name, tensor in layers.items()},
             weight_name=temporary.name,
@@ -210,12 +212,13 @@ def _write_diffusers(layers: dict[str, Tensor], rank: int, path: Path) -> None:
         )
 
 
-def _write_kohya(layers: dict[str, Tensor], rank: int, path: Path) -> None:
+def _write_kohya(layers: dict[str, Tensor], rank: int, path: Path, base: Base) -> None:
     sides = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    family, layers_per_block = FAMILIES[base.family], base.unet.config.layers_per_block
     content = {}
     for name, tensor in layers.items():
         module, side, _ = name.rsplit(".", 2)
-        stem = f"lora_unet_{module.replace('.', '_')}"
+        stem = f"lora_unet_{family.name_for_kohya(module, layers_per_block).replace('.', '_')}"
         content[f"{stem}.{sides[side]}.weight"] = tensor.float().contiguous()
         content[f"{stem}.alpha"] = torch.tensor(float(rank))
     with atomic_write(path) as temporary:

@@ -16,7 +16,6 @@ from torch import Tensor
 from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
 from acfun.base.image_embeds import encode_style_image
-from acfun.base.prompts import tokenize
 from acfun.base.vae_features import decode_latents
 from acfun.cfun import CFunOptions
 from acfun.config import FitConfig
@@ -81,7 +80,13 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
     accelerator = Accelerator(device_placement=False)
     if base is None:
         device = select_device(config.device) if accelerator.num_processes == 1 else accelerator.device
-        base = load_base(config.base, dtype=DTYPES[config.dtype], device=device)
+        base = load_base(
+            config.base,
+            config=config.base_config,
+            image_encoder=config.image_encoder,
+            dtype=DTYPES[config.dtype],
+            device=device,
+        )
     generator = torch.Generator().manual_seed(config.seed)
     with fork_seed(config.seed, base.device):
         data = prepare(config, base, generator)
@@ -95,7 +100,6 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
 
 def build_model(config: FitConfig, base: Base, generator: torch.Generator) -> StyleModel:
     """Put the fresh style that a config asks for into a base."""
-    width = base.text_encoder.config.hidden_size
     style_embeds = encode_style_image(base, pil_to_tensor(load_image(config.style_path)))
     cfun = None
     if config.cfun != "none":
@@ -103,7 +107,7 @@ def build_model(config: FitConfig, base: Base, generator: torch.Generator) -> St
     return build_style_model(
         base,
         style_embeds,
-        afun=AFunOptions.for_width(width) if config.use_afun else None,
+        afun=AFunOptions.for_width(base.text_dim) if config.use_afun else None,
         cfun=cfun,
         placeholder=config.placeholder,
         num_vectors=config.num_token_vectors,
@@ -132,7 +136,7 @@ class _Fit:
         self.objective, self.weights = OBJECTIVES[config.objective], config.loss_weights()
         self.prediction_type = base.scheduler.config.prediction_type
         self.alphas_cumprod = base.scheduler.alphas_cumprod.to(base.device)
-        self.input_ids = _tokenize_prompt(config, model).to(base.device)
+        self.input_ids = model.tokenize(config.prompt()).to(base.device)
         self.parameters = model.trainable_parameters()
         optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
         # Without pairs the imagery is what the fit so far makes of the faces.
@@ -206,7 +210,7 @@ class _Fit:
         alphas = self.alphas_cumprod[batch.timesteps].to(batch.latents)
         signal, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alphas, 1 - alphas))
         noisy_latents = signal * batch.latents + sigma * batch.noise
-        input_ids = self.input_ids.expand(len(noisy_latents), -1)
+        input_ids = self.input_ids.expand(len(noisy_latents), -1, -1)
         model_pred = self.model(noisy_latents, batch.timesteps, input_ids=input_ids)
         return predict_original_sample(model_pred, noisy_latents, alphas, self.prediction_type), alphas
 
@@ -225,11 +229,6 @@ class _Fit:
             return flag
         flags = self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device))
         return bool(flags.any())
-
-
-def _tokenize_prompt(config: FitConfig, model: StyleModel) -> Tensor:
-    assert model.token is not None  # a config always names a placeholder
-    return tokenize(model.token.tokenizer, model.token.expand(config.prompt()))
 
 
 def _take_share(batch: Batch, index: int, count: int) -> Batch:

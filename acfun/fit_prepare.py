@@ -3,6 +3,7 @@
 import torch
 
 from acfun.base import Base, encode_prompt
+from acfun.base.conditions import concatenate
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
 from acfun.config import FitConfig
@@ -71,10 +72,10 @@ def _sample_portraits(
     """Faces drawn from the base itself, for a style that is fitted without photographs."""
     prompts = [SAMPLED_FACE_PROMPTS[i % len(SAMPLED_FACE_PROMPTS)] for i in range(config.num_sampled_faces)]
     embeds = encode_prompt(base, prompts)
-    hidden = torch.cat([embeds.negative_prompt_embeds, embeds.prompt_embeds])
+    conditions = concatenate([embeds.negative, embeds.positive])
 
     def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        return predict_guided(base.unet, latents, timestep, hidden, SAMPLED_FACE_GUIDANCE)
+        return predict_guided(base.unet, latents, timestep, conditions, SAMPLED_FACE_GUIDANCE)
 
     timesteps = select_timesteps(base.scheduler, SAMPLED_FACE_STEPS, 1.0, base.device)
     size = base.unet.config.sample_size

@@ -77,10 +77,10 @@ class Sitting:
 @torch.no_grad()
 def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], faces: Sequence[FaceTargets]) -> Tensor:
     """Latents (F,C,h,w) of portraits as the bare base paints them under guidance: pseudo-pairs to the photographs."""
-    embeds = encode_prompt(base, [BARE_PROMPT]).prompt_embeds
+    conditions = encode_prompt(base, [BARE_PROMPT]).positive
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-        return predict_guided(base.unet, latents, timestep, embeds, 1.0)
+        return predict_guided(base.unet, latents, timestep, conditions, 1.0)
 
     painted = []
     timesteps = select_timesteps(base.scheduler, PAIR_STEPS, STRENGTH, base.device)

@@ -19,6 +19,7 @@ from acfun.errors import BaseFamilyMismatchError, ConfigError, StyleFileError
 from acfun.paths import atomic_write
 from acfun.portrait import StyleImage
 from acfun.style_architecture import StyleArchitecture
+from acfun.style_blend import Part, blend_parts
 from acfun.style_model import StyleModel, build_style_model
 
 FORMAT = "acfun-style"
@@ -108,14 +109,15 @@ class Style:
 
     @classmethod
     def blend(cls, parts: Sequence[tuple["Style", float]]) -> Self:
-        """The weighted mean of styles of one base and one architecture; the weights sum to 1.
+        """The weighted mean of styles of one base; the weights sum to 1.
 
-        Meaningful for styles that were fitted from the same initial weights (the same seed). The style image, which
-        guides sampling, is that of the heaviest part.
+        Styles of one architecture should have been fitted from the same initial weights (the same seed). LoRAs that
+        have nothing in common, imported ones too, are kept side by side (`acfun.style_blend`). The style image, which
+        guides sampling, is that of the heaviest part that has one.
 
         Raises:
             ValueError: no part, or weights that do not sum to 1.
-            StyleFileError: the architectures differ.
+            StyleFileError: the architectures have nothing in common.
             BaseFamilyMismatchError: the bases differ.
         """
         weights = [weight for _, weight in parts]
@@ -123,16 +125,20 @@ class Style:
             raise ValueError(f"blend weights {weights} sum to {sum(weights):g}: divide each by their sum")
         first = parts[0][0]
         for other, _ in parts[1:]:
-            _check_blendable(first, other)
-        tensors = {
-            name: torch.stack([weight * style.fitted_tensors[name].float() for style, weight in parts]).sum(dim=0)
-            for name in first.fitted_tensors
-        }
-        heaviest = max(parts, key=lambda part: part[1])[0]
+            _check_bases(first, other)
+        architecture, tensors = blend_parts(
+            [Part(style.architecture, style.fitted_tensors, weight) for style, weight in parts]
+        )
+        heaviest = max(parts, key=lambda part: (part[0].image is not None, part[1]))[0]
         tensors |= {name: tensor for name, tensor in heaviest.tensors.items() if name.startswith(_IMAGE)}
         blended_from = [{"config": style.config, "weight": weight} for style, weight in parts]
         licences = sorted({style.metadata["licence"] for style, _ in parts})
-        own = {"config": _to_json({"blended_from": blended_from}), "licence": " AND ".join(licences)}
+        own = {
+            "architecture": _to_json(architecture.to_dict()),
+            "placeholder": architecture.placeholder or "",
+            "config": _to_json({"blended_from": blended_from}),
+            "licence": " AND ".join(licences),
+        }
         return cls(tensors=tensors, metadata=first.metadata | own)
 
     @property
@@ -255,19 +261,13 @@ class Style:
         return values
 
 
-def _check_blendable(first: Style, other: Style) -> None:
+def _check_bases(first: Style, other: Style) -> None:
     for key in ("family", "base_fingerprint"):
         if first.metadata[key] != other.metadata[key]:
             raise BaseFamilyMismatchError(
                 f"cannot blend styles whose {key} is {first.metadata[key]!r} and {other.metadata[key]!r}: "
                 "fit both on one base",
             )
-    shapes = [{name: tensor.shape for name, tensor in style.fitted_tensors.items()} for style in (first, other)]
-    if first.architecture != other.architecture or shapes[0] != shapes[1]:
-        raise StyleFileError(
-            f"cannot blend styles of different architectures ({first.metadata['architecture']} and "
-            f"{other.metadata['architecture']}): fit both with the same options",
-        )
 
 
 def _find_version() -> str:

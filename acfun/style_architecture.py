@@ -31,6 +31,8 @@ class StyleArchitecture:
         values = asdict(self)
         if self.cfun is not None:
             values["cfun"]["groups"] = list(self.cfun.groups)
+            layers = list(values["cfun"].pop("layers"))
+            values["cfun"] |= {"layers": layers} if layers else {}
         return values
 
     @classmethod
@@ -45,5 +47,6 @@ class StyleArchitecture:
         if parts.get("afun") is not None:
             parts["afun"] = AFunOptions(**parts["afun"])
         if parts.get("cfun") is not None:
-            parts["cfun"] = CFunOptions(**(parts["cfun"] | {"groups": tuple(parts["cfun"]["groups"])}))
+            lists = {name: tuple(parts["cfun"].get(name, ())) for name in ("groups", "layers")}
+            parts["cfun"] = CFunOptions(**(parts["cfun"] | lists))
         return cls(**parts)

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 # What says where a fit reads, writes and computes, not what comes out of it; the pictures count by content.
 _WHERE_FIELDS = frozenset(
-    {"style_path", "face_paths", "output_dir", "base", "device", "preview_every", "checkpoint_every", "resume"}
+    {
+        "style_path",
+        "face_paths",
+        "output_dir",
+        "base",
+        "base_config",
+        "device",
+        "preview_every",
+        "checkpoint_every",
+        "resume",
+    }
 )
 
 

@@ -1,16 +1,16 @@
 """One style and the frozen base it stands in, as one module with a forward: all that training prepares."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from acfun.afun import AFun, AFunOptions, PlaceholderToken, inject_placeholder
-from acfun.base import Base, encode_tokens
+from acfun.base import Base, Conditions, encode_ids, predict, tokenize_all
 from acfun.cfun import CFunOptions, ConcreteFusion, load_parameters
 from acfun.cfun import inject as inject_cfun
 from acfun.errors import ConfigError, StyleFileError
@@ -18,12 +18,12 @@ from acfun.style_architecture import StyleArchitecture
 
 
 class StyleModel(nn.Module):
-    """A base UNet and text encoder with the adapters of one style in them. Made by `build_style_model`.
+    """A base UNet and text encoders with the adapters of one style in them. Made by `build_style_model`.
 
     The base stays frozen and in eval mode whatever `train()` says; what is trained is float32.
 
     Attributes:
-        token: the placeholder in the text encoder, or None.
+        tokens: the placeholder in each text encoder; empty without one.
         afun: the abstract fusion, or None.
         cfun: the concrete fusion in the UNet, or None.
         style_embeds: (1,T,Dv), the style image as the base's image encoder sees it.
@@ -34,37 +34,48 @@ class StyleModel(nn.Module):
 
     def __init__(
         self,
-        unet: nn.Module,
-        text_encoder: CLIPTextModel,
+        base: Base,
         style_embeds: Tensor,
         *,
-        token: PlaceholderToken | None,
+        tokens: Sequence[PlaceholderToken],
         afun: AFun | None,
         cfun: ConcreteFusion | None,
         architecture: StyleArchitecture,
         thaw: Callable[[], None],
     ) -> None:
         super().__init__()
-        self.unet = unet
-        self.text_encoder = text_encoder
+        self.unet = base.unet
+        self.text_encoders = nn.ModuleList(base.text_encoders)
         self.afun = afun
-        self.token = token
+        self.tokens = tuple(tokens)
         self.cfun = cfun
         self.architecture = architecture
+        self._base = base
         self._thaw: Callable[[], None] | None = thaw
         self.register_buffer("style_embeds", style_embeds)
         self.train(False)
+
+    @property
+    def token(self) -> PlaceholderToken | None:
+        """The placeholder in the first text encoder, by which prompts are written; None without one."""
+        return self.tokens[0] if self.tokens else None
+
+    @property
+    def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+        """The tokenizer of each text encoder; those that know the placeholder, where there is one."""
+        return tuple(token.tokenizer for token in self.tokens) or self._base.tokenizers
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of what is trained; the frozen base stays in eval mode."""
         super().train(mode)
         self.unet.eval()
-        self.text_encoder.eval()
+        self.text_encoders.eval()
         return self
 
-    def encode_text(self, input_ids: Tensor) -> Tensor:
-        """Token ids (B,L) → e_t (B,L,D), the text encoder's own embeddings."""
-        return encode_tokens(self.text_encoder, input_ids)
+    def tokenize(self, prompts: str | Sequence[str]) -> Tensor:
+        """Token ids (B,N,L) of prompts for N text encoders; the placeholder stands for all its vectors."""
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        return tokenize_all(self.tokenizers, [self.token.expand(text) if self.token else text for text in texts])
 
     def fuse(self, prompt_embeds: Tensor) -> Tensor:
         """e_t (B,L,D) → e_a (B,L,D); the same tensor when the style has no abstract fusion."""
@@ -73,16 +84,23 @@ class StyleModel(nn.Module):
         fused: Tensor = self.afun(prompt_embeds, self.style_embeds)
         return fused
 
-    def encode_prompt(self, input_ids: Tensor) -> Tensor:
-        """Token ids (B,L) of `token.tokenizer` → e_a (B,L,D)."""
-        return self.fuse(self.encode_text(input_ids))
+    def encode_prompt(self, input_ids: Tensor, size: tuple[int, int] | None = None) -> Conditions:
+        """Conditions of prompts, with e_a in place of e_t.
+
+        Args:
+            input_ids: (B,N,L) of `tokenize`, or (B,L) for a single text encoder.
+            size: height and width of the pictures, pixels; the base's resolution when None.
+        """
+        conditions = encode_ids(self._base, input_ids, size)
+        conditions.prompt_embeds = self.fuse(conditions.prompt_embeds)
+        return conditions
 
     def forward(
         self,
         noisy_latents: Tensor,
         timesteps: Tensor,
         *,
-        prompt_embeds: Tensor | None = None,
+        conditions: Conditions | None = None,
         input_ids: Tensor | None = None,
     ) -> Tensor:
         """The UNet's prediction, for training and sampling alike.
@@ -90,23 +108,22 @@ class StyleModel(nn.Module):
         Args:
             noisy_latents: (B,C,h,w).
             timesteps: (B,), in the noise scheduler's training steps.
-            prompt_embeds: (B,L,D), ready for the UNet, as `encode_prompt` returns them.
-            input_ids: (B,L), in place of `prompt_embeds`.
+            conditions: B rows, ready for the UNet, as `encode_prompt` returns them.
+            input_ids: (B,N,L), in place of `conditions`; (B,L) for a single text encoder.
 
         Returns:
             (B,C,h,w) in the dtype of `noisy_latents`: noise or velocity, as the base predicts.
 
         Raises:
-            ValueError: not exactly one of `prompt_embeds` and `input_ids` is given.
+            ValueError: not exactly one of `conditions` and `input_ids` is given.
         """
-        if (prompt_embeds is None) == (input_ids is None):
-            raise ValueError("give either prompt_embeds or input_ids, not both and not neither")
+        if (conditions is None) == (input_ids is None):
+            raise ValueError("give either conditions or input_ids, not both and not neither")
         if input_ids is not None:
-            prompt_embeds = self.encode_prompt(input_ids)
-        assert prompt_embeds is not None
-        dtype = next(self.unet.parameters()).dtype
-        model_pred: Tensor = self.unet(noisy_latents.to(dtype), timesteps, prompt_embeds.to(dtype)).sample
-        return model_pred.to(noisy_latents.dtype)
+            height, width = (side * self._base.vae_scale_factor for side in noisy_latents.shape[-2:])
+            conditions = self.encode_prompt(input_ids, (height, width))
+        assert conditions is not None
+        return predict(self.unet, noisy_latents, timesteps, conditions)
 
     def set_scale(
         self,
@@ -120,17 +137,18 @@ class StyleModel(nn.Module):
 
         `abstract` is the placeholder and AFun, the others are CFun's groups.
         """
-        if abstract is not None and self.token is not None:
-            self.token.set_scale(abstract)
-        if abstract is not None and self.afun is not None:
-            self.afun.set_scale(abstract)
+        if abstract is not None:
+            for token in self.tokens:
+                token.set_scale(abstract)
+            if self.afun is not None:
+                self.afun.set_scale(abstract)
         if self.cfun is not None:
             self.cfun.set_scale(encoder=encoder, middle=middle, decoder=decoder)
 
     def named_trainables(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What a fit trains, by part: "token.offset", "afun.layers.0…", "cfun.down_blocks.0…"."""
-        if self.token is not None:
-            yield "token.offset", self.token.embedding.vectors.offset
+        """What a fit trains, by part: "token.offset" ("token_2.offset"), "afun.layers.0…", "cfun.down_blocks.0…"."""
+        for number, token in enumerate(self.tokens, 1):
+            yield f"token{'' if number == 1 else f'_{number}'}.offset", token.embedding.vectors.offset
         if self.afun is not None:
             yield from ((f"afun.{name}", parameter) for name, parameter in self.afun.named_parameters())
         if self.cfun is not None:
@@ -162,8 +180,8 @@ class StyleModel(nn.Module):
 
     def eject(self) -> None:
         """Takes the style out of the base, bit-exactly. Does nothing the second time."""
-        if self.token is not None:
-            self.token.eject()
+        for token in self.tokens:
+            token.eject()
         if self.cfun is not None:
             self.cfun.eject()
         if self._thaw is not None:
@@ -185,7 +203,7 @@ def build_style_model(
     """Puts a fresh style, which changes nothing yet, into `base`; `eject` takes it out again.
 
     Args:
-        base: its `unet` and `text_encoder` carry the style from now on; its `tokenizer` is not changed.
+        base: its `unet` and text encoders carry the style from now on; its tokenizers are not changed.
         style_embeds: e_is (1,T,Dv), tokens of the style image from the base's image encoder.
         afun: size of the abstract fusion; None leaves it out.
         cfun: kind, places and size of the concrete fusion; None leaves it out.
@@ -210,18 +228,18 @@ def build_style_model(
     if placeholder is None and afun is None and cfun is None:
         raise ConfigError("a style needs at least one of placeholder, afun and cfun: all three are None")
     with ExitStack() as undo, _seeded(generator):
-        was_trainable = _freeze(base.unet, base.text_encoder)
+        was_trainable = _freeze(base.unet, *base.text_encoders)
         undo.callback(_unfreeze, was_trainable)
-        text_dim, style_dim = base.text_encoder.config.hidden_size, style_embeds.shape[2]
-        abstract = None if afun is None else AFun(text_dim, style_dim, afun).to(base.device)
-        token = None if placeholder is None else _inject_token(base, architecture)
-        if token is not None:
-            undo.callback(token.eject)
+        abstract = None if afun is None else AFun(base.text_dim, style_embeds.shape[2], afun).to(base.device)
+        tokens = []
+        if placeholder is not None:
+            for text_encoder, tokenizer in zip(base.text_encoders, base.tokenizers, strict=True):
+                tokens.append(_inject_token(text_encoder, tokenizer, architecture))
+                undo.callback(tokens[-1].eject)
         model = StyleModel(
-            base.unet,
-            base.text_encoder,
+            base,
             style_embeds.detach().to(base.device, torch.float32, copy=True),
-            token=token,
+            tokens=tokens,
             afun=abstract,
             cfun=None if cfun is None else inject_cfun(base.unet, cfun),
             architecture=architecture,
@@ -231,11 +249,13 @@ def build_style_model(
     return model
 
 
-def _inject_token(base: Base, architecture: StyleArchitecture) -> PlaceholderToken:
+def _inject_token(
+    text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, architecture: StyleArchitecture
+) -> PlaceholderToken:
     assert architecture.placeholder is not None
     return inject_placeholder(
-        base.text_encoder,
-        base.tokenizer,
+        text_encoder,
+        tokenizer,
         placeholder=architecture.placeholder,
         initializer_word=architecture.initializer_word,
         num_vectors=architecture.num_vectors,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from acfun.afun import AFunOptions
-from acfun.base import Base, encode_prompt, load_base
+from acfun.base import Base, Conditions, encode_prompt, load_base, predict
 from acfun.base.image_embeds import encode_style_image
 from acfun.cfun import CFunOptions
 from acfun.style_model import StyleModel, build_style_model
@@ -31,15 +31,14 @@ BARE = "the base alone"
 def build(base: Base, options: CFunOptions) -> StyleModel:
     """A fresh style of one kind in the base."""
     picture = torch.zeros(1, 3, base.resolution, base.resolution)
-    width = base.text_encoder.config.hidden_size
     embeds = encode_style_image(base, picture)
-    return build_style_model(base, embeds, afun=AFunOptions.for_width(width), cfun=options)
+    return build_style_model(base, embeds, afun=AFunOptions.for_width(base.text_dim), cfun=options)
 
 
-def time_step(base: Base, noisy: torch.Tensor, embeds: torch.Tensor, parameters: Sequence[torch.Tensor]) -> float:
+def time_step(base: Base, noisy: torch.Tensor, conditions: Conditions, parameters: Sequence[torch.Tensor]) -> float:
     """Seconds of one forward and backward pass."""
     start = time.perf_counter()
-    output = base.unet(noisy, torch.tensor(500), embeds).sample
+    output = predict(base.unet, noisy, torch.tensor(500), conditions)
     torch.autograd.grad(output.square().mean(), parameters)
     return time.perf_counter() - start
 
@@ -54,18 +53,18 @@ def main() -> None:
     base = load_base(args.base)
     size = base.unet.config.sample_size
     noisy = torch.randn(args.batch_size, base.unet.config.in_channels, size, size)
-    embeds = encode_prompt(base, ["a painting of a person"] * args.batch_size).prompt_embeds
+    conditions = encode_prompt(base, ["a painting of a person"] * args.batch_size).positive
     seconds, values = defaultdict[str, list[float]](list), {BARE: 0}
     base.unet.requires_grad_(False)
     own = noisy.clone().requires_grad_()
-    time_step(base, own, embeds, [own])  # the first pass of a process is slow
+    time_step(base, own, conditions, [own])  # the first pass of a process is slow
     for _ in range(args.rounds):
-        seconds[BARE].append(time_step(base, own, embeds, [own]))
+        seconds[BARE].append(time_step(base, own, conditions, [own]))
         for kind, options in KINDS.items():
             model = build(base, options)
             values[kind] = sum(tensor.numel() for tensor in model.style_tensors().values())
             adapters = [p for name, p in model.named_trainables() if name.startswith("cfun.")]
-            seconds[kind].append(time_step(base, noisy, embeds, adapters))
+            seconds[kind].append(time_step(base, noisy, conditions, adapters))
             model.eject()
     print("| kind | values | MB in half precision | seconds of a step | of the base alone |\n|---|---|---|---|---|")
     for kind, times in seconds.items():

@@ -1,4 +1,7 @@
-"""`FaceStylizationPipeline`: Stable Diffusion with a fitted style in it, painting a given face."""
+"""`FaceStylizationPipeline`: Stable Diffusion with a fitted style in it, painting a given face.
+
+`FaceStylization` holds all that the pipelines of the families share.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,9 +16,10 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from torch import Tensor, nn
 
-from acfun.base import Base, assemble_base
+from acfun.base import FAMILIES, Base, assemble_base
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import Faces, build_callback, encode_prompts, pair, predict_guided, prepare_faces, scaled
+from acfun.errors import BaseFamilyMismatchError
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
@@ -29,18 +33,18 @@ from acfun.style import Style
 from acfun.style_model import StyleModel
 
 DEFAULT_PROMPT = "a painting of a person"
+TEXT_PARTS = max((family.text_parts for family in FAMILIES.values()), key=len)
 
 
-class FaceStylizationPipeline(StableDiffusionPipeline):
-    """Paint a face in a fitted style, or generate one from text.
+# Whatever a pipeline of diffusers has; the class that is mixed into one stands before it in its bases.
+_Pipeline: Any = object
 
-    What diffusers loads into `StableDiffusionPipeline` (LoRA, textual inversion, IP-Adapter) loads into this pipeline
-    too; LoRA and textual inversion before the style.
 
-    Example:
-        >>> pipe = FaceStylizationPipeline.from_base(load_base())
-        >>> pipe.load_style("vangogh.safetensors")
-        >>> picture = pipe(face=portrait, strength=0.6, generator=torch.Generator().manual_seed(0)).images[0]
+class FaceStylization(_Pipeline):
+    """Paint a face in a fitted style, or generate one from text: to be mixed into a pipeline of diffusers.
+
+    What diffusers loads into that pipeline (LoRA, textual inversion, IP-Adapter) loads into the mixture too; LoRA and
+    textual inversion before the style.
     """
 
     _style: Style | None = None
@@ -51,17 +55,25 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
 
     @classmethod
     def from_base(cls, base: Base) -> Self:
-        """Build the pipeline around an already loaded base, whose modules it shares."""
+        """Build the pipeline around an already loaded base, whose modules it shares.
+
+        Raises:
+            BaseFamilyMismatchError: the base needs the pipeline of another family.
+        """
+        modules, _ = cls._get_signature_keys(cls)
+        if {name for pair in TEXT_PARTS for name in pair}.intersection(modules) != base.text_parts.keys():
+            name = FAMILIES[base.family].stylization_pipeline[1]
+            raise BaseFamilyMismatchError(
+                f"{cls.__name__} cannot run base {base.name!r} ({base.family}): use {name} or acfun.build_pipeline"
+            )
         pipe = cls(
             vae=base.vae,
-            text_encoder=base.text_encoder,
-            tokenizer=base.tokenizer,
             unet=base.unet,
             scheduler=DDIMScheduler.from_config(base.scheduler.config),
-            safety_checker=None,
             feature_extractor=base.image_processor,
             image_encoder=base.image_encoder,
-            requires_safety_checker=False,
+            **base.text_parts,
+            **FAMILIES[base.family].pipeline_options,
         )
         pipe._base = base
         return pipe
@@ -69,7 +81,7 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
         """Build the pipeline around another one's modules, as diffusers does; RuntimeError while a style is in them."""
-        if isinstance(pipeline, FaceStylizationPipeline):
+        if isinstance(pipeline, FaceStylization):
             pipeline._require_no_style("from_pipe")
         pipe: Self = super().from_pipe(pipeline, **kwargs)
         pipe._base = getattr(pipeline, "_base", None)
@@ -79,19 +91,19 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
     @property
     def base(self) -> Base:
         """The pipeline's modules as a base; what style files are checked against."""
-        is_other = self._base is None or (self._base.unet, self._base.text_encoder) != (self.unet, self.text_encoder)
+        texts = {name: self.components[name] for pair in TEXT_PARTS for name in pair if name in self.components}
+        is_other = self._base is None or (self._base.unet, self._base.text_parts) != (self.unet, texts)
         if self._base is None or (is_other and self._style_model is None):
             self._base = assemble_base(
                 name=str(self.config.get("_name_or_path") or "pipeline"),
                 unet=self.unet,
                 vae=self.vae,
-                text_encoder=self.text_encoder,
-                tokenizer=self.tokenizer,
                 image_encoder=self.image_encoder,
                 image_processor=self.feature_extractor,
                 scheduler=DDIMScheduler.from_config(self.scheduler.config),
+                **texts,
             )
-        return replace(self._base, unet=self.unet, vae=self.vae, text_encoder=self.text_encoder)
+        return replace(self._base, unet=self.unet, vae=self.vae, **texts)
 
     @property
     def style(self) -> Style | None:
@@ -129,6 +141,38 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
             MissingExtraError: it is an ONNX file, and the package onnx is not installed.
         """
         self._identity_encoder, self._imagery = load_recognition(source), None
+
+    @torch.no_grad()
+    def embed_prompt(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] = "",
+        *,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Embed prompts with the loaded style, for another pipeline of diffusers around the same modules.
+
+        A style acts in any pipeline that shares this one's UNet (`StableDiffusionControlNetPipeline.from_pipe(pipe,
+        controlnet=…)`), but its pseudo-word and its attention over the style image are known here alone.
+
+        Args:
+            prompt: one or more; the style's pseudo-word is added when it is missing.
+            negative_prompt: one for all, or one each.
+            height: of the pictures, pixels; the base's resolution when None.
+            width: likewise.
+
+        Returns:
+            Arguments of such a pipeline: `prompt_embeds` and `negative_prompt_embeds` (B,T,D), and in families that
+            have them `pooled_prompt_embeds` and `negative_pooled_prompt_embeds` (B,P).
+        """
+        size = (height or self.base.resolution, width or self.base.resolution)
+        texts, negatives, _ = pair(prompt, negative_prompt, None, 1)
+        both = encode_prompts(self, self._style_model, texts, negatives, size)
+        embeds = {"prompt_embeds": both.prompt_embeds, "pooled_prompt_embeds": both.add_text_embeds}
+        halves = {name: part.chunk(2) for name, part in embeds.items() if part is not None}
+        positive = {name: parts[1] for name, parts in halves.items()}
+        return positive | {f"negative_{name}": parts[0] for name, parts in halves.items()}
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the pipeline, as diffusers does; a style in it moves along and stays float32."""
@@ -269,14 +313,16 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
         scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
         with scaled(self._style_model, **scales):
-            embeds = encode_prompts(self, self._style_model, texts, negatives if guidance_scale > 1 else None)
+            used = negatives if guidance_scale > 1 else None
+            conditions = encode_prompts(self, self._style_model, texts, used, size)
+            conditions.image_embeds = image_embeds
             if callback_on_step_end is not None:
                 names = callback_on_step_end_tensor_inputs
-                on_steps.append(build_callback(callback_on_step_end, self, embeds, names))
+                on_steps.append(build_callback(callback_on_step_end, self, conditions, names))
 
             def predict(current: Tensor, timestep: Tensor) -> Tensor:
-                hidden, scale = embeds["prompt_embeds"], self._guidance_scale
-                return predict_guided(self.unet, current, timestep, hidden, scale, image_embeds, cross_attention_kwargs)
+                scale = self._guidance_scale
+                return predict_guided(self.unet, current, timestep, conditions, scale, cross_attention_kwargs)
 
             steps = takewhile(lambda _: not self._interrupt, timesteps)
             step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
@@ -352,24 +398,37 @@ class FaceStylizationPipeline(StableDiffusionPipeline):
         self, faces: Tensor, timesteps: Tensor, generator: Any, *, invert_face: bool, image_embeds: list[Tensor] | None
     ) -> Tensor:
         """Latents (B,C,h,w) of the faces at the first timestep; inverted ones lead the bare base back to the faces."""
-        latents = encode_latents(self.vae, faces)
+        latents, size = encode_latents(self.vae, faces), (faces.shape[-2], faces.shape[-1])
         if invert_face:
             no_image = (
                 None if image_embeds is None else [torch.zeros_like(part[-len(faces) :]) for part in image_embeds]
             )
-            embeds = encode_prompts(self, None, [BARE_PROMPT] * len(faces), None)["prompt_embeds"]
+            conditions = encode_prompts(self, None, [BARE_PROMPT] * len(faces), None, size)
+            conditions.image_embeds = no_image
 
             def predict(current: Tensor, timestep: Tensor) -> Tensor:
-                return predict_guided(self.unet, current, timestep, embeds, 1.0, no_image)
+                return predict_guided(self.unet, current, timestep, conditions, 1.0)
 
             with scaled(self._style_model, style_scale=0.0):
                 noise = find_noise(predict, self.base.scheduler, latents, timesteps)
         else:
-            size = (faces.shape[-2], faces.shape[-1])
             noise = self._draw_latents(None, len(faces), size, generator) / self.scheduler.init_noise_sigma
         # Schedulers differ in how they scale noisy latents.
         noised: Tensor = self.scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(faces)))
         return noised
+
+
+class FaceStylizationPipeline(FaceStylization, StableDiffusionPipeline):
+    """Paint a face in a fitted style, or generate one from text, with Stable Diffusion 1.x, 2.x or the embedded base.
+
+    What diffusers loads into `StableDiffusionPipeline` (LoRA, textual inversion, IP-Adapter) loads into this pipeline
+    too; LoRA and textual inversion before the style.
+
+    Example:
+        >>> pipe = FaceStylizationPipeline.from_base(load_base())
+        >>> pipe.load_style("vangogh.safetensors")
+        >>> picture = pipe(face=portrait, strength=0.6, generator=torch.Generator().manual_seed(0)).images[0]
+    """
 
 
 def _check_dials(**dials: float) -> None:

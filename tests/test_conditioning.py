@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from acfun.afun import AFunOptions
-from acfun.base import Base, encode_tokens, tokenize
+from acfun.base import Base, Conditions, encode_tokens, tokenize
 from acfun.cfun import CFunOptions
 from acfun.conditioning import (
     build_callback,
@@ -22,7 +22,9 @@ from acfun.conditioning import (
 )
 from acfun.style_model import StyleModel, build_style_model
 from pipelines.face_stylization import FaceStylizationPipeline
-from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, MAX_LENGTH, WIDTH, make_style_embeds, make_tiny_base
+from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, MAX_LENGTH, RESOLUTION, WIDTH, make_style_embeds, make_tiny_base
+
+SIZE = (RESOLUTION, RESOLUTION)
 
 
 @pytest.fixture
@@ -82,25 +84,28 @@ def test_prompts_are_read_as_the_fit_reads_them(base: Base, model: StyleModel) -
     pipe = FaceStylizationPipeline.from_base(base)
     assert name_style(model, "a man") == "a man in <style> <style>_1 style"
     assert name_style(model, "<style>, a man") == "<style> <style>_1, a man"
-    embeds = encode_prompts(pipe, model, ["a man", "a <style> man"], ["", "blue"])
+    conditions = encode_prompts(pipe, model, ["a man", "a <style> man"], ["", "blue"], SIZE)
     texts = ["a man in <style> style", "a <style> man"]
     input_ids = tokenize(model.token.tokenizer, [model.token.expand(text) for text in texts])
-    torch.testing.assert_close(embeds["prompt_embeds"][2:], model.encode_prompt(input_ids))
+    torch.testing.assert_close(conditions.prompt_embeds[2:], model.encode_prompt(input_ids).prompt_embeds)
     negatives = encode_tokens(base.text_encoder, tokenize(base.tokenizer, ["", "blue"]))
-    torch.testing.assert_close(embeds["negative_prompt_embeds"], negatives)
-    assert torch.equal(embeds["prompt_embeds"][:2], embeds["negative_prompt_embeds"])
-    bare = encode_prompts(pipe, None, ["blue"], None)
-    assert bare.keys() == {"prompt_embeds"}
-    torch.testing.assert_close(bare["prompt_embeds"], negatives[1:])
+    assert conditions.negative_prompt_embeds is not None
+    torch.testing.assert_close(conditions.negative_prompt_embeds, negatives)
+    assert torch.equal(conditions.prompt_embeds[:2], conditions.negative_prompt_embeds)
+    bare = encode_prompts(pipe, None, ["blue"], None, SIZE)
+    assert bare.negative_prompt_embeds is bare.add_text_embeds is bare.add_time_ids is None
+    torch.testing.assert_close(bare.prompt_embeds, negatives[1:])
 
 
 def test_guidance_follows_its_formula(base: Base) -> None:
     latents, timestep = make_latents(2), torch.tensor(500)
     embeds = torch.randn(4, MAX_LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
-    negative, positive = (predict_guided(base.unet, latents, timestep, part, 9.0) for part in embeds.chunk(2))
-    guided = predict_guided(base.unet, latents, timestep, embeds, 3.0)
+    both = Conditions(prompt_embeds=embeds)
+    parts = (both.select(slice(2)), both.select(slice(2, None)))
+    negative, positive = (predict_guided(base.unet, latents, timestep, part, 9.0) for part in parts)
+    guided = predict_guided(base.unet, latents, timestep, both, 3.0)
     torch.testing.assert_close(guided, negative + 3.0 * (positive - negative), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(predict_guided(base.unet, latents, timestep, embeds, 1.0), positive)
+    torch.testing.assert_close(predict_guided(base.unet, latents, timestep, both, 1.0), positive)
 
 
 def test_scales_hold_inside_the_block_only(model: StyleModel) -> None:
@@ -117,16 +122,16 @@ def test_scales_hold_inside_the_block_only(model: StyleModel) -> None:
 
 
 def test_a_callback_gets_what_it_asks_for_and_changes_what_it_returns() -> None:
-    embeds = {"prompt_embeds": torch.ones(1, 2, 3)}
+    conditions = Conditions(prompt_embeds=torch.ones(1, 2, 3))
     seen: dict[str, Any] = {}
 
     def callback(pipe: Any, index: int, timestep: Tensor, tensors: dict[str, Any]) -> dict[str, Tensor]:
         seen.update(tensors, pipe=pipe, index=index)
         return {"prompt_embeds": torch.zeros(1, 2, 3), "latents": tensors["latents"] + 1}
 
-    call = build_callback(callback, "pipe", embeds, ["latents", "negative_prompt_embeds"])
+    call = build_callback(callback, "pipe", conditions, ["latents", "negative_prompt_embeds"])
     latents = make_latents(1)
     torch.testing.assert_close(call(4, torch.tensor(7), latents, latents), latents + 1)
     assert seen.keys() == {"latents", "negative_prompt_embeds", "pipe", "index"}
     assert seen["negative_prompt_embeds"] is None
-    assert not embeds["prompt_embeds"].any()
+    assert not conditions.prompt_embeds.any()

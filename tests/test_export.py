@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
-from acfun.cfun import CFunOptions
+from acfun.cfun import LORA_VARIANTS, CFunOptions
 from acfun.export import EMBEDDING_NAME, LORA_NAME, export_style
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from acfun.portrait import StyleImage
@@ -56,7 +56,7 @@ def sample(pipe: Any, prompt: str = PROMPT) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])
-@pytest.mark.parametrize("variant", ["lora", "attention_lora"])
+@pytest.mark.parametrize("variant", LORA_VARIANTS)
 def test_plain_diffusers_gives_the_same_latents(checkpoint: Path, tmp_path: Path, layout: Any, variant: str) -> None:
     base = load_base(checkpoint)
     style = make_style(base, variant=variant)

@@ -136,17 +136,17 @@ def test_training_leaves_the_base_in_eval_mode(base: Base) -> None:
     assert not model.eval().afun.training  # type: ignore[union-attr]
 
 
-def test_prompt_embeds_and_input_ids_give_the_same_prediction(base: Base) -> None:
+def test_conditions_and_input_ids_give_the_same_prediction(base: Base) -> None:
     model = build(base)
     randomise(model)
     input_ids, timesteps = tokenize(model, "a woman in <style> style"), torch.tensor([5, 900])
-    prompt_embeds = model.encode_prompt(input_ids)
-    assert prompt_embeds.shape == (1, MAX_LENGTH, WIDTH)
-    by_embeds = model(make_latents(2), timesteps, prompt_embeds=prompt_embeds.expand(2, -1, -1))
+    conditions = model.encode_prompt(input_ids)
+    assert conditions.prompt_embeds.shape == (1, MAX_LENGTH, WIDTH)
+    by_conditions = model(make_latents(2), timesteps, conditions=conditions.expand(2))
     by_ids = model(make_latents(2), timesteps, input_ids=input_ids.expand(2, -1))
-    torch.testing.assert_close(by_embeds, by_ids)
-    for arguments in ({}, {"prompt_embeds": prompt_embeds, "input_ids": input_ids}):
-        with pytest.raises(ValueError, match="either prompt_embeds or input_ids"):
+    torch.testing.assert_close(by_conditions, by_ids)
+    for arguments in ({}, {"conditions": conditions, "input_ids": input_ids}):
+        with pytest.raises(ValueError, match="either conditions or input_ids"):
             model(make_latents(1), timesteps[:1], **arguments)
 
 

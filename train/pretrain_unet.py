@@ -19,6 +19,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from acfun.base.conditions import Conditions
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.base.prompts import encode_tokens, tokenize
 from acfun.base.vae_features import decode_latents
@@ -243,10 +244,10 @@ class UnetRun:
         """Sample `SHEET_PROMPTS` with the averaged weights, to be looked at."""
         device, neighbours = self.accelerator.device, self.neighbours
         ids = torch.cat([self.empty_ids.expand(len(SHEET_PROMPTS), -1), tokenize(neighbours.tokenizer, SHEET_PROMPTS)])
-        hidden = encode_tokens(neighbours.text_encoder, ids.to(device))
+        conditions = Conditions(prompt_embeds=encode_tokens(neighbours.text_encoder, ids.to(device)))
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            return predict_guided(self.unet, latents, timestep, hidden, guidance_scale)
+            return predict_guided(self.unet, latents, timestep, conditions, guidance_scale)
 
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
         generator = torch.Generator().manual_seed(1)

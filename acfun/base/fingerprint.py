@@ -19,17 +19,15 @@ TEXT_KEYS = (
 )
 
 
-def compute_fingerprint(
-    unet: nn.Module, text_encoder: nn.Module, *, configs: Mapping[str, Any], max_values: int = MAX_VALUES
-) -> str:
-    """sha256 (64 hex digits) of the configs and of both modules' weights.
+def compute_fingerprint(*modules: nn.Module, configs: Mapping[str, Any], max_values: int = MAX_VALUES) -> str:
+    """sha256 (64 hex digits) of the configs and of the weights of UNet and text encoders, in this order.
 
     Weights are compared as float16, so that fp16 and fp32 files of one model agree; compute it before any
     other conversion. Of a tensor with more than `max_values` values an evenly spread sample of that many is
     read, first and last included. Names are left out: libraries rename parameters between versions.
     """
     digest = hashlib.sha256(json.dumps(configs, sort_keys=True).encode())
-    for module in (unet, text_encoder):
+    for module in modules:
         for tensor_digest in sorted(_digest(parameter, max_values) for parameter in module.parameters()):
             digest.update(tensor_digest)
     return digest.hexdigest()

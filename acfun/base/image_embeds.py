@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.base.loading import Base
+from acfun.errors import BaseNotFoundError
 
 
 class ImageEmbeds(NamedTuple):
@@ -25,8 +26,14 @@ def encode_image(base: Base, image: Tensor) -> ImageEmbeds:
 
     Raises:
         ValueError: the image has another shape.
+        BaseNotFoundError: the base was loaded without its image encoder.
     """
     encoder = base.image_encoder
+    if encoder is None:
+        raise BaseNotFoundError(
+            f"base {base.name!r} was loaded without an image encoder: give load_base the folder or the hub id of one, "
+            "as image_encoder"
+        )
     output = encoder(pixel_values=prepare_pixel_values(base, image))
     # Stand-alone vision models and those with a projection keep the final layer norm at different depths.
     vision_model: Any = getattr(encoder, "vision_model", encoder)
@@ -44,6 +51,8 @@ def prepare_pixel_values(base: Base, image: Tensor) -> Tensor:
     """The encoder's input (B,3,S,S): shorter side resized to S, middle cut out, normalised."""
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(f"image has shape {tuple(image.shape)}: (B,3,H,W) in [-1,1] is needed")
+    assert base.image_encoder is not None
+    assert base.image_processor is not None
     config: Any = base.image_encoder.config
     size: int = config.image_size
     height, width = image.shape[-2:]

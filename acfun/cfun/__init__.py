@@ -1,6 +1,7 @@
 """Concrete fusion (colour, strokes, lines): adapters that stand in the ResBlocks of a frozen UNet."""
 
 from acfun.cfun.fusion import (
+    LORA_VARIANTS,
     VARIANTS,
     CFunOptions,
     ConcreteFusion,
@@ -14,6 +15,7 @@ from acfun.cfun.sites import GROUPS, Group, Site, find_attention_blocks, find_re
 
 __all__ = [
     "GROUPS",
+    "LORA_VARIANTS",
     "VARIANTS",
     "CFunOptions",
     "ConcreteFusion",

@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from acfun.cfun.affine import AffineBlock, AffineVariant
-from acfun.cfun.lora import ADAPTER_NAME, ATTENTION_LORA, LORA
+from acfun.cfun.lora import ADAPTER_NAME, ATTENTION_LORA, LAYER_LORA, LORA
 from acfun.cfun.sites import GROUPS, Group, Site, replace_module
 from acfun.errors import ConfigError, StyleFileError
 
@@ -32,7 +32,9 @@ VARIANTS: dict[str, Variant] = {
     "mean_std_affine": AffineVariant(use_mean=True),
     "lora": LORA,
     "attention_lora": ATTENTION_LORA,
+    "layer_lora": LAYER_LORA,
 }
+LORA_VARIANTS = ("lora", "attention_lora", "layer_lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,13 @@ class CFunOptions:
         variant: a key of `VARIANTS`; "std_affine" is the paper's.
         groups: which parts of the UNet carry it.
         rank: width of the narrow middle of every adapter.
+        layers: module paths of those places that carry it; empty for all that the variant knows.
     """
 
     variant: str = "std_affine"
     groups: tuple[Group, ...] = GROUPS
     rank: int = 16
+    layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -147,7 +151,8 @@ def inject(unet: nn.Module, options: CFunOptions) -> ConcreteFusion:
     UNet itself stop doing so.
 
     Raises:
-        ConfigError: the UNet has nothing to adapt in the chosen groups, or carries a style already.
+        ConfigError: the UNet has nothing to adapt in the chosen groups, lacks one of the named layers, or carries a
+            style already.
     """
     unet = getattr(unet, "_orig_mod", unet)  # what torch.compile wraps
     if carries_adapters(unet):
@@ -159,6 +164,12 @@ def inject(unet: nn.Module, options: CFunOptions) -> ConcreteFusion:
             f"CFun {options.variant!r} finds nothing to adapt in {', '.join(options.groups)} of this UNet: "
             "choose other groups",
         )
+    if missing := sorted(set(options.layers) - {site.name for site in sites}):
+        raise ConfigError(
+            f"CFun {options.variant!r} finds no {missing[0]!r} here (and {len(missing) - 1} more): use the base "
+            "that the style was made with",
+        )
+    sites = [site for site in sites if not options.layers or site.name in options.layers]
     return place(unet, variant, sites, options.rank)
 
 

@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from acfun.cfun.sites import Group, Site, find_attention_blocks, find_children, find_res_blocks
+from acfun.cfun.sites import Group, Site, find_attention_blocks, find_children, find_layers, find_res_blocks
 from acfun.errors import ConfigError
 
 ADAPTER_NAME = "acfun"
@@ -20,19 +20,20 @@ CONVOLUTIONS = ("conv1", "conv2")
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-class _FindParents(Protocol):
+class _FindSites(Protocol):
     def __call__(self, unet: nn.Module, groups: tuple[Group, ...]) -> list[Site]: ...
 
 
 class LoraVariant:
-    """LoRA on named layers of the ResBlocks, or (for the ablation) of the attention blocks."""
+    """LoRA on the ResBlocks' convolutions, on attention (for the ablation), or on any layer (for imported ones)."""
 
-    def __init__(self, find_parents: _FindParents, target_modules: tuple[str, ...]) -> None:
+    def __init__(self, find_parents: _FindSites, target_modules: tuple[str, ...] = ()) -> None:
         self.find_parents = find_parents
         self.target_modules = target_modules
 
     def find_sites(self, unet: nn.Module, groups: tuple[Group, ...]) -> list[Site]:
-        return find_children(self.find_parents(unet, groups), self.target_modules)
+        parents = self.find_parents(unet, groups)
+        return find_children(parents, self.target_modules) if self.target_modules else parents
 
     def wrap(self, sites: list[Site], rank: int) -> list[nn.Module]:
         for site in sites:
@@ -54,6 +55,7 @@ class LoraVariant:
 
 LORA = LoraVariant(find_res_blocks, CONVOLUTIONS)
 ATTENTION_LORA = LoraVariant(find_attention_blocks, PROJECTIONS)
+LAYER_LORA = LoraVariant(find_layers)
 
 
 def _as_lora(layer: nn.Module) -> LoraLayer:

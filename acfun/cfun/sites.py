@@ -1,10 +1,11 @@
 """Where adapters may stand in a UNet: ResBlocks and attention blocks, named by module path and grouped."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 Group = Literal["encoder", "middle", "decoder"]
@@ -39,6 +40,17 @@ def find_attention_blocks(unet: nn.Module, groups: tuple[Group, ...] = GROUPS) -
     return _find_sites(unet, Attention, groups)
 
 
+def find_layers(unet: nn.Module, groups: tuple[Group, ...] = GROUPS) -> list[Site]:
+    """Every linear and every convolution of `unet`'s blocks in module order, restricted to `groups`.
+
+    A layer that carries an adapter of PEFT is found with it, as one.
+    """
+    sites = [site for kind in (nn.Linear, nn.Conv2d, BaseTunerLayer) for site in _find_sites(unet, kind, groups)]
+    inside = tuple(f"{site.name}." for site in sites if isinstance(site.module, BaseTunerLayer))
+    order = {name: index for index, (name, _) in enumerate(unet.named_modules())}
+    return sorted((site for site in sites if not site.name.startswith(inside)), key=lambda site: order[site.name])
+
+
 def find_children(sites: list[Site], names: tuple[str, ...]) -> list[Site]:
     """The submodules called `names` (for example "conv1" or "to_out.0") of every site."""
     return [
@@ -56,7 +68,7 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     parent._modules[child_name] = module
 
 
-def _find_sites(unet: nn.Module, kind: type[nn.Module], groups: tuple[Group, ...]) -> list[Site]:
+def _find_sites(unet: nn.Module, kind: type[Any], groups: tuple[Group, ...]) -> list[Site]:
     found = ((name, _GROUP_OF_ROOT.get(name.split(".")[0]), module) for name, module in unet.named_modules())
     return [
         Site(name=name, group=group, module=module)

@@ -42,6 +42,7 @@ def apply(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.StyleBaseName = None,
+    base_config: options.BaseConfig = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -53,7 +54,7 @@ def apply(
     loaded_style = Style.load(style)
     targets = name_targets(photos, output)
     make_output_dir(output)
-    loaded = session.load_base(base or loaded_style.metadata["base_name"])
+    loaded = session.load_style_base(loaded_style, base, base_config)
     pipe = session.build_pipeline(loaded, loaded_style, identity_encoder)
     finder = None if face_detector is None else load_finder(face_detector, device)
     outputs: dict[str, list[str]] = {}

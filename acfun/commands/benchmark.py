@@ -42,6 +42,8 @@ def benchmark(
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds, from --seed on.")] = 1,
     identity_encoder: SecondEncoder = None,
     base: options.BaseName = "mini",
+    base_config: options.BaseConfig = None,
+    image_encoder: options.ImageEncoder = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -69,11 +71,11 @@ def benchmark(
         if paintings is None or photos is None:
             raise ConfigError("the suite of paintings needs --paintings FOLDER and --photos FOLDER")
         pictures, faces = list_pictures(paintings), list_pictures(photos)
-        loaded = session.load_base(base)
+        loaded = session.load_base(base, base_config, image_encoder=image_encoder or "own")
         meaning = {"paintings": [path.stem for path in pictures], "photos": [path.stem for path in faces]}
         scenes = build_paintings(pictures, faces, loaded.resolution, load_face_finder())
     else:
-        order, loaded = sorted(RENDERERS), session.load_base(base)
+        order, loaded = sorted(RENDERERS), session.load_base(base, base_config, image_encoder=image_encoder or "own")
         meaning = {"people": [str(people)]}
         scenes = (
             build_paired(name, order.index(name), loaded.resolution, people, is_held_out=is_held_out) for name in styles

@@ -35,7 +35,7 @@ def demo(
     config = build_config(
         None, is_whole=False, session=session, style_path=str(style), face_paths=(str(photo),), max_steps=max_steps
     )
-    base = session.load_base(config.base)
+    base = session.load_fit_base(config)
     image = load_image(photo)
     faces = choose_faces(image, "largest")
     stylized = fit_and_paint(session, base, image, faces, config, session.build_sampling({}), "portraits")

@@ -17,6 +17,7 @@ def export(
         Literal["diffusers", "kohya"], typer.Option(help="For diffusers; or for A1111, ComfyUI and kohya's scripts.")
     ] = "diffusers",
     base: options.StyleBaseName = None,
+    base_config: options.BaseConfig = None,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -28,7 +29,7 @@ def export(
     session = Session(device=device, quiet=quiet, as_json=as_json)
     loaded = Style.load(style)
     make_output_dir(output)
-    exported = export_style(loaded, session.load_base(base or loaded.metadata["base_name"]), output, layout)
+    exported = export_style(loaded, session.load_style_base(loaded, base, base_config), output, layout)
     paths = [str(path) for path in (exported.lora, exported.embedding) if path is not None]
     result: dict[str, Any] = {"outputs": paths, "kept": exported.kept, "placeholder": loaded.metadata["placeholder"]}
     session.finish(result, "\n".join(paths) + f"\nkept of what the style changes: {exported.kept:.0%}")

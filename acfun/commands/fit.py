@@ -48,6 +48,8 @@ def fit(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.BaseName = "mini",
+    base_config: options.BaseConfig = None,
+    image_encoder: options.ImageEncoder = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -60,6 +62,8 @@ def fit(
         style_path=str(image),
         face_paths=tuple(map(str, face or ())),
         base=base,
+        base_config=base_config,
+        image_encoder=image_encoder,
         max_steps=max_steps,
         objective=objective,
         identity_encoder=identity_encoder,
@@ -74,7 +78,7 @@ def fit(
         return
     check_style_path(output)
     check_images(image, *(face or ()))
-    fitted = run_fit(fit_config, session.load_base(base), session)
+    fitted = run_fit(fit_config, session.load_fit_base(fit_config), session)
     fitted.style.save(output)
     finish(session, fitted, output, fit_config.max_steps)
 

@@ -27,6 +27,7 @@ def generate(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.StyleBaseName = None,
+    base_config: options.BaseConfig = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -38,8 +39,11 @@ def generate(
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     check_output_path(output)
     loaded_style = None if style is None else Style.load(style)
-    style_base = DEFAULT_BASE if loaded_style is None else loaded_style.metadata["base_name"]
-    pipe = session.build_pipeline(session.load_base(base or style_base), loaded_style)
+    if loaded_style is None:
+        loaded = session.load_base(base or DEFAULT_BASE, base_config, image_encoder=None)
+    else:
+        loaded = session.load_style_base(loaded_style, base, base_config)
+    pipe = session.build_pipeline(loaded, loaded_style)
     sampling = session.build_sampling(context.params, has_face=False)
     session.say(f"sampling {count} picture{'s' if count > 1 else ''}")
     outputs = save_results(pipe(num_images_per_prompt=count, **sampling).images, output)

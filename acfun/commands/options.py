@@ -12,7 +12,22 @@ Device = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel="Common")]
 BaseName = Annotated[
-    str, typer.Option("--base", help="mini, a diffusers folder or a hub id.", rich_help_panel="Common")
+    str,
+    typer.Option(
+        "--base", help="mini, a diffusers folder, a single .safetensors or a hub id.", rich_help_panel="Common"
+    ),
+]
+BaseConfig = Annotated[
+    str | None,
+    typer.Option("--base-config", help="Of a single-file base: diffusers folder or hub id.", rich_help_panel="Common"),
+]
+ImageEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--image-encoder",
+        help="Folder or hub id of a CLIP image encoder; its own if left out.",
+        rich_help_panel="Common",
+    ),
 ]
 StyleBaseName = Annotated[
     str | None,

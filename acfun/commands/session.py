@@ -13,6 +13,7 @@ from acfun.errors import AcfunError, ConfigError, NoFaceFoundError
 
 if TYPE_CHECKING:
     from acfun.base import Base
+    from acfun.config import FitConfig
     from acfun.photo import Sampling
     from acfun.style import Style
 
@@ -68,14 +69,23 @@ class Session:
         """Give the result on stdout: as JSON where that was asked for, else as text."""
         print(json.dumps(dict(result), indent=2, ensure_ascii=False) if self.as_json else text, file=sys.stdout)
 
-    def load_base(self, name: str) -> "Base":
-        """Load a base in float32 on the device.
+    def load_base(
+        self, name: str, config: str | None = None, *, image_encoder: str | None = "own", dtype: str = "float32"
+    ) -> "Base":
+        """Load a base on the device.
+
+        Args:
+            name: of the base.
+            config: where the configs of a single file are.
+            image_encoder: which one looks at style images; None for commands that fit nothing.
+            dtype: "float32" or "bfloat16".
 
         Raises:
             BaseNotFoundError: there is none of that name.
             ConfigError: the device is not there.
         """
         import diffusers
+        import torch
         import transformers
 
         from acfun.base import load_base
@@ -86,17 +96,27 @@ class Session:
             library.utils.logging.disable_progress_bar()
         device = select_device(self.device)
         self.say(f"loading base {name}")
-        return load_base(name, device=device)
+        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        return load_base(name, config=config, image_encoder=image_encoder, dtype=dtypes[dtype], device=device)
+
+    def load_fit_base(self, config: "FitConfig") -> "Base":
+        """Load the base that a config names; errors as for `load_base`."""
+        return self.load_base(config.base, config.base_config, image_encoder=config.image_encoder, dtype=config.dtype)
+
+    def load_style_base(self, style: "Style", name: str | None, config: str | None) -> "Base":
+        """Load the base of a style, its own where no other name is given; errors as for `load_base`."""
+        own = style.config.get("base_config") if name is None else None
+        return self.load_base(name or style.metadata["base_name"], config or own, image_encoder=None)
 
     def build_pipeline(self, base: "Base", style: "Style | None" = None, identity_encoder: str | None = None) -> Any:
-        """A `FaceStylizationPipeline` around a base, with a style in it.
+        """The base's own pipeline around it, with a style in it.
 
         Raises:
             FaceModelError: the identity encoder cannot be used.
         """
-        from acfun.pipelines.face_stylization import FaceStylizationPipeline
+        from acfun.pipelines import build_pipeline
 
-        pipe = FaceStylizationPipeline.from_base(base)
+        pipe = build_pipeline(base)
         if style is not None:
             pipe.load_style(style)
         if identity_encoder is not None:

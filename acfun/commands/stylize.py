@@ -68,6 +68,8 @@ def stylize(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.BaseName = "mini",
+    base_config: options.BaseConfig = None,
+    image_encoder: options.ImageEncoder = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -77,17 +79,25 @@ def stylize(
     from acfun.photo import build_sheet, choose_faces
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
-    paths = {"style_path": str(style), "face_paths": (str(photo),), "base": base}
-    models = {"identity_encoder": identity_encoder, "face_detector": face_detector}
-    is_whole = faces == "whole"
     fit_config = build_config(
-        config, is_whole=is_whole, session=session, max_steps=max_steps, objective=objective, **paths, **models
+        config,
+        is_whole=faces == "whole",
+        session=session,
+        style_path=str(style),
+        face_paths=(str(photo),),
+        base=base,
+        base_config=base_config,
+        image_encoder=image_encoder,
+        identity_encoder=identity_encoder,
+        face_detector=face_detector,
+        max_steps=max_steps,
+        objective=objective,
     )
     for path in filter(None, (output, sheet)):
         check_output_path(path)
     image, style_image = load_image(photo), load_image(style)
     sampling = session.build_sampling(context.params)
-    loaded = session.load_base(base)
+    loaded = session.load_fit_base(fit_config)
     chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, device))
     stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, paint)
     outputs = save_results(stylized.pictures, output)

@@ -23,7 +23,7 @@ from acfun.evaluation.peers import attention, classic, editing, low_rank, words
 from acfun.evaluation.suites import Scene
 from acfun.fit import fit_style
 from acfun.images import save_image, tensor_to_pil
-from acfun.pipelines.face_stylization import FaceStylizationPipeline
+from acfun.pipelines import build_pipeline
 from acfun.style import Style
 
 __all__ = ["METHODS", "AcfunVariant", "Method", "Painter"]
@@ -57,7 +57,7 @@ class AcfunVariant:
         style = self.styles[key]
 
         def paint(setting: float) -> Tensor:
-            pipe = FaceStylizationPipeline.from_base(base)
+            pipe = build_pipeline(base)
             pipe.load_style(style)
             prompt = style.config["face_description"]
             dials = {} if self.dial is None else {self.dial: setting}

@@ -28,6 +28,7 @@ def make_image(height: int, width: int) -> torch.Tensor:
 def test_pixel_values_follow_the_image_processor(base: Base, height: int, width: int) -> None:
     image = make_image(height, width)
     array = ((image[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+    assert base.image_processor is not None
     expected = base.image_processor(Image.fromarray(array), return_tensors="pt").pixel_values
     found = prepare_pixel_values(base, image)
     assert found.shape == (1, 3, RESOLUTION, RESOLUTION)
@@ -37,6 +38,7 @@ def test_pixel_values_follow_the_image_processor(base: Base, height: int, width:
 def test_tokens_and_pooled_vector(base: Base) -> None:
     embeds = encode_image(base, make_image(40, 40))
     assert embeds.tokens.shape == (1, NUM_STYLE_TOKENS, WIDTH)
+    assert base.image_encoder is not None
     torch.testing.assert_close(
         base.image_encoder.get_submodule("visual_projection")(embeds.tokens[:, 0]), embeds.pooled
     )
@@ -44,6 +46,7 @@ def test_tokens_and_pooled_vector(base: Base) -> None:
 
 
 def test_an_encoder_without_projection_works(base: Base) -> None:
+    assert base.image_encoder is not None
     plain = replace(base, image_encoder=CLIPVisionModel(base.image_encoder.config).eval())
     embeds = encode_image(plain, make_image(40, 40))
     torch.testing.assert_close(embeds.tokens[:, 0], embeds.pooled)

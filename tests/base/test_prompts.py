@@ -28,16 +28,17 @@ def test_embeddings_equal_those_of_diffusers_own_pipeline(base: Base) -> None:
     )
     expected = pipeline.encode_prompt(["a man", "a woman"], base.device, 1, True, negative_prompt=["ugly", "ugly"])
     found = encode_prompt(base, ["a man", "a woman"], "ugly")
-    assert found.prompt_embeds.shape == (2, MAX_LENGTH, WIDTH)
-    torch.testing.assert_close(found.prompt_embeds, expected[0])
-    torch.testing.assert_close(found.negative_prompt_embeds, expected[1])
+    assert found.positive.prompt_embeds.shape == (2, MAX_LENGTH, WIDTH)
+    assert found.positive.added_cond_kwargs(torch.float32) is None
+    torch.testing.assert_close(found.positive.prompt_embeds, expected[0])
+    torch.testing.assert_close(found.negative.prompt_embeds, expected[1])
 
 
 def test_one_prompt_gives_one_row_and_an_empty_negative(base: Base) -> None:
     embeds = encode_prompt(base, "a man")
     empty = encode_tokens(base.text_encoder, tokenize(base.tokenizer, ""))
-    assert embeds.prompt_embeds.shape == (1, MAX_LENGTH, WIDTH)
-    torch.testing.assert_close(embeds.negative_prompt_embeds, empty)
+    assert embeds.positive.prompt_embeds.shape == (1, MAX_LENGTH, WIDTH)
+    torch.testing.assert_close(embeds.negative.prompt_embeds, empty)
 
 
 def test_numbers_of_prompts_must_agree(base: Base) -> None:
@@ -48,7 +49,7 @@ def test_numbers_of_prompts_must_agree(base: Base) -> None:
 def test_gradients_reach_a_trainable_embedding() -> None:
     base = make_tiny_base()
     table = base.text_encoder.get_parameter("embeddings.token_embedding.weight").requires_grad_(True)
-    encode_prompt(base, "a man").prompt_embeds.sum().backward()
+    encode_prompt(base, "a man").positive.prompt_embeds.sum().backward()
     assert table.grad is not None
     assert table.grad.abs().sum() > 0
 

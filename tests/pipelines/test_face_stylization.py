@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    ControlNetModel,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+)
 from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.utils import convert_state_dict_to_diffusers, dynamic_modules_utils
 from peft import LoraConfig, get_peft_model_state_dict
@@ -26,6 +33,7 @@ from pipelines.face_stylization import FaceStylizationPipeline
 from tests.fitting import build_identity_encoder
 from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, WIDTH, make_style_embeds, make_tiny_base
 from tests.tiny import save_tiny_checkpoint as save_checkpoint
+from tests.tools import make_ip_adapter
 
 
 def make_style(base: Base, *, variant: str = "std_affine", num_vectors: int = 1) -> Style:
@@ -401,31 +409,35 @@ def test_a_textual_inversion_is_read_in_prompts(pipe: FaceStylizationPipeline, b
         pipe.load_textual_inversion(tmp_path / "new.safetensors")
 
 
-def make_ip_adapter(pipe: FaceStylizationPipeline) -> dict[str, dict[str, Tensor]]:
-    """An IP-Adapter for the tiny UNet, in the form of its published files."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return 0.5 * torch.randn(shape, generator=generator)
-
-    image_proj = {"proj.weight": draw(4 * WIDTH, WIDTH), "proj.bias": draw(4 * WIDTH)}
-    image_proj |= {"norm.weight": torch.ones(WIDTH), "norm.bias": torch.zeros(WIDTH)}
-    weights: dict[str, Tensor] = {}
-    cross = [name.removesuffix(".processor") for name in pipe.unet.attn_processors if name.endswith("attn2.processor")]
-    for index, name in enumerate(cross):
-        hidden_size = pipe.unet.get_submodule(name).to_q.in_features
-        weights |= {f"{2 * index + 1}.to_{part}_ip.weight": draw(hidden_size, WIDTH) for part in "kv"}
-    return {"image_proj": image_proj, "ip_adapter": weights}
-
-
 def test_an_ip_adapter_works_beside_a_style(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
     style = make_style(base)
-    pipe.load_ip_adapter(make_ip_adapter(pipe), subfolder="", weight_name="")
+    pipe.load_ip_adapter(make_ip_adapter(pipe.unet), subfolder="", weight_name="")
     pipe.load_style(style)
     prompts = [Image.new("RGB", (32, 32), colour) for colour in ("red", "black")]
     for arguments in ({"guidance_scale": 1.0}, {"guidance_scale": 3.0}, {"face": face, "guidance_scale": 3.0}):
         red, black = (paint(pipe, ip_adapter_image=prompt, **arguments) for prompt in prompts)
         assert not torch.equal(red, black)
+
+
+def test_a_style_acts_in_a_controlnet_pipeline_of_diffusers(pipe: FaceStylizationPipeline, base: Base) -> None:
+    style, controlnet = (
+        make_style(base),
+        ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8)),
+    )
+    torch.nn.init.normal_(controlnet.controlnet_mid_block.weight)
+    control = torch.rand(1, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
+    results = []
+    for loaded in (None, style):
+        if loaded is not None:
+            pipe.load_style(loaded)
+        embeds: dict[str, Any] = pipe.embed_prompt("a man", "blue")
+        plain = paint(pipe, guidance_scale=2.0, negative_prompt="blue")
+        ours = paint(StableDiffusionPipeline.from_pipe(pipe), None, guidance_scale=2.0, **embeds)
+        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=0)  # without a ControlNet it paints as here
+        controlled = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=controlnet)
+        results += [plain, paint(controlled, None, image=control, guidance_scale=2.0, **embeds)]
+    pairs = [(first, second) for index, first in enumerate(results) for second in results[:index]]
+    assert not any(torch.allclose(first, second, atol=1e-3) for first, second in pairs)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="xformers may run here")

@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from acfun.base import Base, encode_prompt
+from acfun.base.conditions import Conditions
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
 from acfun.evaluation.contract import Painter
@@ -34,7 +35,7 @@ def edit_by_text(base: Base, scene: Scene, seed: int) -> Painter:
 @torch.no_grad()
 def encode_text(base: Base, prompt: str) -> Tensor:
     """Prompt embeddings (1,T,D)."""
-    return encode_prompt(base, prompt).prompt_embeds
+    return encode_prompt(base, prompt).positive.prompt_embeds
 
 
 def build_prediction(base: Base, embed: Embed, guidance_scale: float = GUIDANCE_SCALE) -> Predict:
@@ -43,8 +44,8 @@ def build_prediction(base: Base, embed: Embed, guidance_scale: float = GUIDANCE_
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
         parts = [empty, embed(timestep)] if guidance_scale > 1 else [embed(timestep)]
-        prompt_embeds = torch.cat([part.expand(len(latents), -1, -1) for part in parts])
-        return predict_guided(base.unet, latents, timestep, prompt_embeds, guidance_scale)
+        conditions = Conditions(prompt_embeds=torch.cat([part.expand(len(latents), -1, -1) for part in parts]))
+        return predict_guided(base.unet, latents, timestep, conditions, guidance_scale)
 
     return predict
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acfun.base import Base
+from acfun.base.conditions import Conditions
 from acfun.base.vae_features import encode_latents
 from acfun.conditioning import predict_guided
 from acfun.evaluation.suites import Scene
@@ -90,5 +91,5 @@ def compute_denoising_loss(
     scheduler = base.scheduler
     targets = {"epsilon": noise, "sample": latents, "v_prediction": scheduler.get_velocity(latents, noise, timesteps)}
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    model_pred = predict_guided(base.unet, noisy_latents, timesteps, prompt_embeds, 1.0)
+    model_pred = predict_guided(base.unet, noisy_latents, timesteps, Conditions(prompt_embeds=prompt_embeds), 1.0)
     return F.mse_loss(model_pred.float(), targets[scheduler.config.prediction_type])
