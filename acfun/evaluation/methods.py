@@ -1,7 +1,8 @@
 """Methods that a benchmark compares: acfun, its parts, and its peers, all on the same base.
 
 Every method is prepared for a scene once and then paints its faces at each setting of its own strength dial, from the
-photograph towards the style. A peer's default is the setting nearest to the truth on the suite `development`.
+photograph towards the style. The default of a peer (but gatys) is the setting nearest to the truth on the
+suite `development`.
 """
 
 import hashlib
