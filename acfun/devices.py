@@ -1,11 +1,16 @@
 """Choosing where to compute, and with which chance."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from acfun.errors import ConfigError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def select_device(name: str) -> torch.device:
@@ -26,6 +31,13 @@ def select_device(name: str) -> torch.device:
             f"device {name!r} is not available to this torch: use --device cpu, or install a build for it"
         )
     return device
+
+
+def place(module: Module, device: torch.device) -> Module:
+    """The module on a device: itself where it is there already, else a copy, since others may be using it."""
+    here = next(module.parameters()).device
+    is_there = here.type == device.type and device.index in {None, here.index}
+    return module if is_there else copy.deepcopy(module).to(device)
 
 
 @contextmanager

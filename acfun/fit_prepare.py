@@ -7,6 +7,7 @@ from acfun.base.conditions import concatenate
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
 from acfun.config import FitConfig
+from acfun.devices import place
 from acfun.face.detection import load_finder
 from acfun.face.finder import FaceFinder
 from acfun.face.identity import load_identity_encoder
@@ -44,10 +45,11 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         MissingExtraError: a library that one of them needs is not installed.
     """
     painting = pil_to_tensor(load_image(config.style_path)).to(base.device)
-    finder = load_finder(config.face_detector, config.device).to(base.device) if config.framing == "find" else None
+    finder = place(load_finder(config.face_detector, config.device), base.device) if config.framing == "find" else None
     style = StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
-    encoder = load_recognition(config.identity_encoder).to(base.device)
-    imagery = Imagery(style, base.resolution, base.vae, load_identity_encoder().to(base.device), encoder)
+    recognition = place(load_recognition(config.identity_encoder), base.device)
+    encoder = place(load_identity_encoder(), base.device)
+    imagery = Imagery(style, base.resolution, base.vae, encoder, recognition)
     photos = [pil_to_tensor(load_image(path)).to(base.device) for path in config.face_paths]
     portraits = [find_head(photo, base.resolution, finder) for photo in photos] or _sample_portraits(
         config, base, finder, generator

@@ -31,6 +31,7 @@ class Sitting:
         imagery: of the style.
         portraits: the photographs, with landmarks.
         targets: `describe` of each.
+        times: how many pictures of each are painted, in a row.
         freedom: > 0; how far the style's own strokes go against light and shade of the photographs, and how strongly
             sampling is guided to its colours.
     """
@@ -38,12 +39,19 @@ class Sitting:
     imagery: Imagery
     portraits: Sequence[Portrait]
     targets: Sequence[FaceTargets]
+    times: int = 1
     freedom: float = 1.0
+
+    @property
+    def sitters(self) -> list[FaceTargets]:
+        """The targets of each picture."""
+        return [target for target in self.targets for _ in range(self.times)]
 
     def sketch(self) -> Tensor:
         """The portraits laid out in the style's colours and strokes, (B,3,H,W): what sampling starts from."""
         rows = zip(self.portraits, self.targets, strict=True)
-        return torch.cat([self.imagery.sketch(*row, freedom=self.freedom) for row in rows])
+        sketches = torch.cat([self.imagery.sketch(*row, freedom=self.freedom) for row in rows])
+        return sketches.repeat_interleave(self.times, 0)
 
     def build_guidance(
         self, scheduler: Any, timesteps: Tensor, identity_scale: float = 1.0, num_steps: int = NUM_STEPS
@@ -59,7 +67,7 @@ class Sitting:
         dials = {"statistics": self.freedom, "identity": identity_scale}
         weights = {name: weight * dials.get(name, 1.0) for name, weight in WEIGHTS.items()}
         return build_guidance(
-            self.imagery.build_measure(self.targets, weights, torch.Generator().manual_seed(0)),
+            self.imagery.build_measure(self.sitters, weights, torch.Generator().manual_seed(0)),
             scheduler,
             timesteps,
             move=MOVE,
@@ -70,7 +78,7 @@ class Sitting:
 
     def finish(self, images: Tensor, enlargement: int = 1) -> Tensor:
         """Painted portraits (B,3,H,W), `enlargement` times as large and with the strokes that the networks blurred."""
-        rows = zip(images.clamp(-1, 1).split(1), self.targets, strict=True)
+        rows = zip(images.clamp(-1, 1).split(1), self.sitters, strict=True)
         return torch.cat([self.imagery.finish(*row, self.freedom, enlargement) for row in rows])
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from acfun.base import FAMILIES, Base, assemble_base
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import Faces, build_callback, encode_prompts, pair, predict_guided, prepare_faces, scaled
+from acfun.devices import place
 from acfun.errors import BaseFamilyMismatchError
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
@@ -288,9 +289,7 @@ class FaceStylization(_Pipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self._check_arguments(face, face_landmarks, latents, callback_on_step_end_tensor_inputs)
-        if enlargement < 1:
-            raise ValueError(f"enlargement is {enlargement}: 1 gives the size that is sampled, 2 twice that")
+        self._check_arguments(face, face_landmarks, latents, enlargement, callback_on_step_end_tensor_inputs)
         _check_dials(imagery_scale=imagery_scale, identity_scale=identity_scale, num_guide_steps=num_guide_steps)
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
@@ -299,15 +298,13 @@ class FaceStylization(_Pipeline):
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
         on_steps: list[OnStep] = []
-        sitting = None
+        sitting = None if faces is None else self._sit(faces, face_landmarks, imagery_scale, num_images_per_prompt)
+        if sitting is not None and num_guide_steps > 0:
+            on_steps.append(sitting.build_guidance(self.scheduler, timesteps, identity_scale, num_guide_steps))
         if faces is None:
             latents = self._draw_latents(latents, len(texts), size, generator)
         else:
-            sitting = self._sit(faces, face_landmarks, imagery_scale)
-            if sitting is not None:
-                faces = sitting.sketch()
-            if sitting is not None and num_guide_steps > 0:
-                on_steps.append(sitting.build_guidance(self.scheduler, timesteps, identity_scale, num_guide_steps))
+            faces = faces if sitting is None else sitting.sketch()
             latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
         # Callbacks of diffusers read and set these.
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
@@ -327,17 +324,20 @@ class FaceStylization(_Pipeline):
             steps = takewhile(lambda _: not self._interrupt, timesteps)
             step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
             latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_steps=on_steps)
-        if output_type != "latent":
-            images = decode_latents(self.vae, latents)
-            larger = (enlargement * images.shape[-2], enlargement * images.shape[-1])
-            images = resize(images, larger) if sitting is None else sitting.finish(images, enlargement)
-            latents = self.image_processor.postprocess(images, output_type=output_type)
+        images = latents if output_type == "latent" else self._finish(latents, sitting, enlargement, output_type)
         self.maybe_free_model_hooks()
-        return StableDiffusionPipelineOutput(images=latents, nsfw_content_detected=None)
+        return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None)
 
     def _check_arguments(
-        self, face: Faces | None, landmarks: Tensor | None, latents: Tensor | None, tensor_inputs: Sequence[str]
+        self,
+        face: Faces | None,
+        landmarks: Tensor | None,
+        latents: Tensor | None,
+        enlargement: int,
+        tensor_inputs: Sequence[str],
     ) -> None:
+        if enlargement < 1:
+            raise ValueError(f"enlargement is {enlargement}: 1 gives the size that is sampled, 2 twice that")
         if face is not None and latents is not None:
             raise ValueError("latents and face exclude each other: the face decides where the painting starts")
         if landmarks is not None and (landmarks.ndim, *landmarks.shape[1:]) != (3, NUM_LANDMARKS, 2):
@@ -359,24 +359,37 @@ class FaceStylization(_Pipeline):
         image = None if self._style is None else self._style.image
         if self._imagery is None and image is not None:
             device = self._execution_device
-            encoder = load_identity_encoder().to(device)
-            chosen = None if self._identity_encoder is None else self._identity_encoder.to(device)
+            encoder = place(load_identity_encoder(), device)
+            chosen = None if self._identity_encoder is None else place(self._identity_encoder, device)
             self._imagery = Imagery(image.to(device), self.base.resolution, self.vae, encoder, chosen)
         return self._imagery
 
-    def _sit(self, faces: Tensor, landmarks: Tensor | None, imagery_scale: float) -> Sitting | None:
-        """The faces (B,3,H,W) before the loaded style's imagery; None where there is none, or none is wanted."""
+    def _sit(self, faces: Tensor, landmarks: Tensor | None, imagery_scale: float, times: int) -> Sitting | None:
+        """The faces (B,3,H,W), each `times` times in a row, before the loaded style's imagery.
+
+        None where there is none, or none is wanted.
+        """
         imagery = self._load_imagery() if imagery_scale > 0 else None
         if imagery is None:
             return None
+        faces = faces[::times]
         if landmarks is None:
-            finder = load_face_finder().to(faces.device)
+            finder = place(load_face_finder(), faces.device)
             landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
-        if len(faces) % len(landmarks):
+        if len(landmarks) == times * len(faces):
+            landmarks = landmarks[::times]
+        if len(landmarks) not in {1, len(faces)}:
             raise ValueError(f"face_landmarks has {len(landmarks)} rows for {len(faces)} faces: give one, or one each")
-        landmarks = landmarks.to(faces).repeat_interleave(len(faces) // len(landmarks), 0)
+        landmarks = landmarks.to(faces).expand(len(faces), -1, -1)
         portraits = list(map(Portrait, faces.split(1), landmarks.split(1)))
-        return Sitting(imagery, portraits, [imagery.describe(portrait) for portrait in portraits], imagery_scale)
+        return Sitting(imagery, portraits, [imagery.describe(portrait) for portrait in portraits], times, imagery_scale)
+
+    def _finish(self, latents: Tensor, sitting: Sitting | None, enlargement: int, output_type: str) -> Any:
+        """Pictures of latents, enlarged, and gone over with strokes where faces have sat."""
+        images = decode_latents(self.vae, latents)
+        larger = (enlargement * images.shape[-2], enlargement * images.shape[-1])
+        images = resize(images, larger) if sitting is None else sitting.finish(images, enlargement)
+        return self.image_processor.postprocess(images, output_type=output_type)
 
     def _encode_images(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
         """For loaded IP-Adapters, one tensor each."""

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from acfun.devices import select_device
+from acfun.devices import place, select_device
 from acfun.errors import ConfigError
 
 
@@ -16,3 +17,11 @@ def test_names_choose_devices() -> None:
 def test_what_is_not_there_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"device '{name}'"):
         select_device(name)
+
+
+def test_a_module_that_others_use_is_copied_to_another_device() -> None:
+    module = nn.Linear(2, 2)
+    assert place(module, torch.device("cpu")) is module
+    elsewhere = place(module, torch.device("meta"))
+    assert elsewhere.weight.device.type == "meta"
+    assert module.weight.device.type == "cpu"

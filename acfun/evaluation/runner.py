@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from acfun.base import Base
+from acfun.devices import place
 from acfun.errors import AcfunError, ConfigError
 from acfun.evaluation.contract import Method
 from acfun.evaluation.measures import measure
@@ -101,19 +102,20 @@ def run(
 
     Args:
         base: that all methods use.
-        encoder: that tells people; moved to the base's device.
+        encoder: that tells people; copied to the base's device where it is on another.
         scenes: of the suite.
         methods: by name.
         seeds: of fits and sampling; methods without chance take the first one.
         ledger: where rows go, and pictures beside them.
         say: told of each trial, and of what cannot be painted.
-        finder: finds landmarks in results, for shape and pose; moved likewise.
-        second_encoder: another judge of people; moved likewise.
+        finder: finds landmarks in results, for shape and pose; likewise.
+        second_encoder: another judge of people; likewise.
     """
-    judges: dict[str, Any] = {"finder": finder, "second_encoder": second_encoder}
-    for judge in (encoder, *judges.values()):
-        if judge is not None:
-            judge.to(base.device)
+    encoder = place(encoder, base.device)
+    given_judges = {"finder": finder, "second_encoder": second_encoder}
+    judges: dict[str, Any] = {
+        name: None if judge is None else place(judge, base.device) for name, judge in given_judges.items()
+    }
     for given in scenes:
         scene, folder = given.to(base.device), ledger.folder
         _save(folder, f"{scene.name}-style", scene.style.painting.image)

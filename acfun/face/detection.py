@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ class InsightFaceDetector:
 
     def __init__(self, analysis: Any) -> None:
         self.analysis = analysis
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Itself: the library's sessions cannot be copied, and need not be."""
+        return self
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Eyes, nose and corners of the mouth (N,5,2) in pixels, and scores (N,) in [0,1], of (1,3,H,W) in [-1,1].
