@@ -115,8 +115,10 @@ def _compute_rows(style: Style, base: Base) -> _Rows:
     drawn: Tensor = pipe(
         SAMPLED_PROMPTS, num_inference_steps=SAMPLED_STEPS, generator=generator, output_type="latent"
     ).images
-    image = style.image
-    clean = drawn if image is None else torch.cat([drawn, encode_latents(base.vae, image.head.image.to(base.device))])
+    clean, image = drawn, style.image
+    if image is not None:
+        head = image.shrink(base.resolution).head.image.to(base.device)
+        clean = torch.cat([drawn, encode_latents(base.vae, head)])
     count = NUM_DISTILL_ROWS + NUM_TEST_ROWS
     clean = clean[torch.randint(len(clean), (count,), generator=generator)]
     steps = base.scheduler.config.num_train_timesteps

@@ -73,7 +73,7 @@ def test_stylize_and_generate(base: Base, styles: tuple[Style, Style]) -> None:
         if prompt is not None:
             return bytes(pipe(prompt, num_inference_steps=2, generator=generator).images[0].tobytes())
         (picture,) = stylize(pipe, photo, [], "portraits", num_inference_steps=4, generator=generator)
-        assert picture.size == (RESOLUTION, RESOLUTION)
+        assert picture.size == (2 * RESOLUTION, 2 * RESOLUTION)
         return picture.tobytes()
 
     plain = paint("a man"), paint()

@@ -21,6 +21,7 @@ from acfun.fit_checkpoint import CHECKPOINT_NAME
 from acfun.images import load_image, pil_to_tensor
 from acfun.losses import total_loss
 from acfun.objectives import OBJECTIVES
+from acfun.portrait import STYLE_SIDE
 from acfun.style import Style
 from tests.fitting import build_face_finder, build_identity_encoder, make_config
 from tests.tiny import RESOLUTION, make_tiny_base
@@ -229,7 +230,7 @@ def test_the_style_keeps_its_picture(base: Base, tmp_path: Path) -> None:
     loaded = Style.load(tmp_path / "style.safetensors").image
     assert style.image is not None
     assert loaded is not None
-    assert loaded.head.image.shape == (1, 3, RESOLUTION, RESOLUTION)
+    assert loaded.head.image.shape == (1, 3, STYLE_SIDE, STYLE_SIDE)
     assert torch.equal(loaded.painting.image, style.image.painting.image)
     painting = pil_to_tensor(load_image(tmp_path / "painting.png"))
     assert abs(float(loaded.painting.image.mean() - painting.mean())) < 0.02

@@ -86,7 +86,7 @@ def test_apply_writes_portraits(folder: Path, style: Path, tmp_path: Path) -> No
     run_well(
         "apply", style, folder / "photo.png", "-o", tmp_path, "--faces", "whole", "--paint", "portraits", "--steps", 3
     )
-    assert load_image(tmp_path / "photo.png").size == (RESOLUTION, RESOLUTION)
+    assert load_image(tmp_path / "photo.png").size == (2 * RESOLUTION, 2 * RESOLUTION)
 
 
 def test_generate_numbers_several_pictures(style: Path, tmp_path: Path) -> None:
