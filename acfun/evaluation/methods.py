@@ -115,7 +115,7 @@ METHODS = {
     "sdedit": Method(editing.edit_by_text, "strength", (0.3, 0.5, 0.7), 0.3, is_seeded=True),
     "textual_inversion": Method(words.invert_text, "strength", (0.3, 0.6, 0.9), 0.9, is_seeded=True),
     "dreamstyler": Method(words.invert_in_stages, "strength", (0.3, 0.6, 0.9), 0.9, is_seeded=True),
-    "inst": Method(words.invert_by_attention, "strength", (0.3, 0.6, 0.9), 0.9, is_seeded=True),
+    "inst": Method(words.invert_by_attention, "strength", (0.3, 0.6, 0.9), 0.3, is_seeded=True),
     "dreambooth_lora": Method(low_rank.tune_attention, "strength", (0.3, 0.6, 0.9), 0.9, is_seeded=True),
     "b_lora": Method(low_rank.separate_blocks, "strength", (0.3, 0.6, 0.9), 0.9, is_seeded=True),
     "style_aligned": Method(attention.align_style, "strength", (0.6, 0.8, 1.0), 1.0),
