@@ -1,5 +1,6 @@
 """`acfun benchmark`: methods against each other on the same styles and people."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -39,6 +40,7 @@ def benchmark(
     people: Annotated[int, typer.Option(min=1, max=20, help="Of renderings.")] = 8,
     paintings: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of style images.")] = None,
     photos: Annotated[Path | None, typer.Option(help="Of `paintings`: folder of photographs.")] = None,
+    dials: Annotated[bool, typer.Option(help="Every setting of each method's dial, or its default alone.")] = True,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds, from --seed on.")] = 1,
     identity_encoder: SecondEncoder = None,
     base: options.BaseName = "mini",
@@ -64,7 +66,10 @@ def benchmark(
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     is_held_out = suite != "development"
-    chosen, styles = choose_methods(suite, methods), choose_renderers(renderers, is_held_out=is_held_out)
+    chosen, styles = (
+        choose_methods(suite, methods, use_dials=dials),
+        choose_renderers(renderers, is_held_out=is_held_out),
+    )
     require_matplotlib()
     make_output_dir(output)
     if suite == "paintings":
@@ -90,8 +95,8 @@ def benchmark(
     session.finish({"outputs": paths}, "\n".join(paths))
 
 
-def choose_methods(suite: Suite, names: list[str] | None) -> "dict[str, Method]":
-    """The methods of these names, or all that a suite has.
+def choose_methods(suite: Suite, names: list[str] | None, *, use_dials: bool) -> "dict[str, Method]":
+    """The methods of these names, or all that a suite has; with their default settings alone, or with all.
 
     Raises:
         ConfigError: it has no such method.
@@ -102,4 +107,7 @@ def choose_methods(suite: Suite, names: list[str] | None) -> "dict[str, Method]"
     known = [name for name in METHODS if suite != "paintings" or name != "truth"]
     if unknown := set(names or ()) - set(known):
         raise ConfigError(f"{suite} has no method {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
-    return {name: METHODS[name] for name in known if not names or name in names}
+    chosen = {name: METHODS[name] for name in known if not names or name in names}
+    if use_dials:
+        return chosen
+    return {name: replace(method, settings=(method.default,)) for name, method in chosen.items()}
