@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from acfun.commands.benchmark import choose_methods
 from tests.cli.tools import run
 
 
@@ -33,3 +34,10 @@ def test_an_empty_folder_is_named(folder: Path, tmp_path: Path) -> None:
     result = run("benchmark", *arguments, "--base", str(folder / "base"), "--output", str(tmp_path / "run"))
     assert result.exit_code == 1
     assert "none is no folder with pictures" in " ".join(result.stderr.split())
+
+
+def test_without_dials_each_method_has_its_default_alone() -> None:
+    full, short = (choose_methods("paintings", None, use_dials=use_dials) for use_dials in (True, False))
+    assert full.keys() == short.keys()
+    assert len(full["gatys"].settings) > 1
+    assert all(method.settings == (full[name].default,) for name, method in short.items())
