@@ -62,7 +62,8 @@ def base() -> Base:
 
 @pytest.fixture
 def pipe(base: Base) -> FaceStylizationPipeline:
-    return FaceStylizationPipeline.from_base(base)
+    pipe: FaceStylizationPipeline = FaceStylizationPipeline.from_base(base)
+    return pipe
 
 
 @pytest.fixture
