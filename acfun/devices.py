@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -35,7 +36,10 @@ def select_device(name: str) -> torch.device:
 
 def place(module: Module, device: torch.device) -> Module:
     """The module on a device: itself where it is there already, else a copy, since others may be using it."""
-    here = next(module.parameters()).device
+    weight = next(chain(module.parameters(), module.buffers()), None)
+    if weight is None:
+        return module
+    here = weight.device
     is_there = here.type == device.type and device.index in {None, here.index}
     return module if is_there else copy.deepcopy(module).to(device)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
-from acfun.base.image_embeds import encode_style_image
+from acfun.base.image_embeds import encode_style_image, require_image_encoder
 from acfun.base.vae_features import decode_latents
 from acfun.cfun import CFunOptions
 from acfun.config import FitConfig
@@ -61,7 +61,8 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
     """Fit one style image.
 
     Ctrl-C ends the loop after the step in hand, leaves a checkpoint in the run folder (`config.output_dir`) where there
-    is one, and returns the style as it is. The base and torch's global generator are afterwards what they were.
+    is one, and returns the style as it is. The base and torch's global generator (of CPU and CUDA) are afterwards what
+    they were.
 
     Args:
         config: what to fit; see `FitConfig`.
@@ -72,7 +73,7 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
     Raises:
         ImageError: an image cannot be read.
         NoFaceFoundError: a face photograph without a face.
-        BaseNotFoundError: there is no such base.
+        BaseNotFoundError: there is no such base, or it has no image encoder.
         ConfigError: options that contradict each other, or a checkpoint of another configuration is to be resumed.
         FitDivergedError: the losses are no numbers any more.
     """
@@ -87,6 +88,7 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
             dtype=DTYPES[config.dtype],
             device=device,
         )
+    require_image_encoder(base)
     generator = torch.Generator().manual_seed(config.seed)
     with fork_seed(config.seed, base.device):
         data = prepare(config, base, generator)

@@ -24,6 +24,8 @@ def describe_fit(config: FitConfig) -> dict[str, Any]:
     """The config without what belongs to one machine or one run, so that equal fits give equal files."""
     described = asdict(config) | {"face_paths": len(config.face_paths)}
     described |= {name: Path(described[name]).name for name in ("style_path", "identity_encoder", "face_detector")}
+    if Path(config.image_encoder).is_dir():
+        described["image_encoder"] = Path(config.image_encoder).name
     return {name: value for name, value in described.items() if name not in _RUN_ONLY}
 
 

@@ -16,7 +16,7 @@ from acfun.cfun import CFunOptions
 from acfun.cfun.sites import find_layers
 from acfun.errors import StyleFileError
 from acfun.face.finder import FaceFinder
-from acfun.portrait import StyleImage
+from acfun.portrait import STYLE_SIDE, StyleImage
 from acfun.style import Style
 from acfun.style_model import build_style_model
 
@@ -30,6 +30,7 @@ FOREIGN_KINDS = {
     "lokr_w": "LoKr",
     "lora_mid": "three factors a layer",
     ".diff": "whole weights",
+    ".diff_b": "biases",
     ".bias": "biases",
 }
 _FACTOR = re.compile(r"[._]lora[._]")
@@ -60,6 +61,7 @@ def import_lora(
     picture: Tensor | None = None,
     finder: FaceFinder | None = None,
     licence: str = "unspecified",
+    base_config: str | None = None,
 ) -> Imported:
     """Read a LoRA as diffusers, PEFT and kohya's scripts write it, and make a style of its UNet part.
 
@@ -69,6 +71,7 @@ def import_lora(
         picture: (1,3,H,W) in [-1,1], a picture in that style, whose strokes and colours guide sampling; None: no guide.
         finder: looks for the face in the picture, so that skin is painted like skin; None: nobody looks.
         licence: under which terms the LoRA may be used.
+        base_config: where the base's configs came from, noted so that it can be loaded again for the style.
 
     Raises:
         StyleFileError: the file cannot be read, is no LoRA, or none for this base.
@@ -89,8 +92,8 @@ def import_lora(
     )
     try:
         model.load_style_tensors(tensors)
-        image = None if picture is None else StyleImage.from_picture(picture, base.resolution, finder)
-        config = {"imported_from": path.name, "left_out": len(left_out)}
+        image = None if picture is None else StyleImage.from_picture(picture, max(STYLE_SIDE, base.resolution), finder)
+        config = {"imported_from": path.name, "left_out": len(left_out), "base_config": base_config}
         return Imported(Style.from_model(model, base, image=image, config=config, licence=licence), tuple(left_out))
     finally:
         model.eject()
@@ -107,7 +110,7 @@ def _check_file(path: Path) -> None:
         found = f"it has {names[0]!r}" if names else "it is empty"
         raise StyleFileError(f"{path} is no LoRA ({found}): give a LoRA in diffusers', PEFT's or kohya's layout")
     for mark, kind in FOREIGN_KINDS.items():
-        if any(mark in name for name in names):
+        if any(name.endswith(mark) if mark.startswith(".") else mark in name for name in names):
             raise StyleFileError(f"{path} holds {kind}, which is no plain LoRA: convert it, or merge it into a base")
 
 
@@ -140,7 +143,10 @@ def _read_layers(path: Path, base: Base) -> tuple[dict[str, Factors], list[str]]
     for site in find_layers(base.unet):
         if site.name in paths:
             name = paths[site.name]
-            down, up = (renamed[f"{name}.lora_{side}.weight"] for side in "AB")
+            factors = [f"{name}.lora_{side}.weight" for side in "AB"]
+            if missing := [factor for factor in factors if factor not in renamed]:
+                raise StyleFileError(f"{path} has no {missing[0]!r}: the file is not whole, copy or download it again")
+            down, up = (renamed[factor] for factor in factors)
             alpha = scales.get(name, scales.get(f"{name}.lora_A.weight"))
             scale = _find_scale(own, site.name, len(down)) if alpha is None else alpha / len(down)
             layers[site.name] = _shape_factors(down, scale * up, site.module, path, base)

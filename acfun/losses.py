@@ -173,15 +173,16 @@ def shading_distance(shading: Tensor, target: Tensor, masks: Tensor) -> Tensor:
     return (1 - correlation).mean()
 
 
-def match_colours(pixels: Tensor, weights: Tensor, target: Tensor) -> Tensor:
+def match_colours(pixels: Tensor, weights: Tensor, target: Tensor, max_stretch: float = MAX_STRETCH) -> Tensor:
     """Pixels (N,3) moved so that their weighted mean and covariance are those of `target` (M,3).
 
-    The optimal transport map between two normal distributions (Olkin & Pukelsheim 1982); its stretching is limited.
+    The optimal transport map between two normal distributions (Olkin & Pukelsheim 1982).
 
     Args:
         pixels: all of them are moved.
         weights: (N,) ≥ 0, how much each counts for mean and covariance.
         target: colours wanted.
+        max_stretch: > 0; the most that the map stretches along any of its axes, so that noise is not blown up.
     """
     shares = weights / weights.sum()
     mean = shares @ pixels
@@ -191,8 +192,8 @@ def match_colours(pixels: Tensor, weights: Tensor, target: Tensor) -> Tensor:
     root = _matrix_power(covariance, 0.5)
     inverse_root = _matrix_power(covariance, -0.5)
     stretch = inverse_root @ _matrix_power(root @ wanted @ root, 0.5) @ inverse_root
-    largest = torch.linalg.eigvalsh(stretch)[-1]
-    moved: Tensor = target.mean(0) + (pixels - mean) @ (stretch * (MAX_STRETCH / largest).clamp(max=1))
+    factors, axes = torch.linalg.eigh(stretch)
+    moved: Tensor = target.mean(0) + (pixels - mean) @ ((axes * factors.clamp(max=max_stretch)) @ axes.T)
     return moved
 
 

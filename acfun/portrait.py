@@ -93,7 +93,9 @@ class StyleImage:
         for name in ("head", "painting"):
             landmarks = tensors.get(f"{name}_landmarks")
             image = tensors[name].float() / 127.5 - 1
-            parts.append(Portrait(image, None if landmarks is None else landmarks.float(), _trust(score)))
+            # The first style images kept no score, and landmarks of sure faces only.
+            certainty = _trust(score) if "score" in tensors else 1.0
+            parts.append(Portrait(image, None if landmarks is None else landmarks.float(), certainty))
         return cls(parts[0], parts[1], score)
 
     def to_tensors(self) -> dict[str, Tensor]:

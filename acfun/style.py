@@ -136,7 +136,7 @@ class Style:
         own = {
             "architecture": _to_json(architecture.to_dict()),
             "placeholder": architecture.placeholder or "",
-            "config": _to_json({"blended_from": blended_from}),
+            "config": _to_json({"blended_from": blended_from, "base_config": first.config.get("base_config")}),
             "licence": " AND ".join(licences),
         }
         return cls(tensors=tensors, metadata=first.metadata | own)

@@ -25,3 +25,13 @@ def test_a_module_that_others_use_is_copied_to_another_device() -> None:
     elsewhere = place(module, torch.device("meta"))
     assert elsewhere.weight.device.type == "meta"
     assert module.weight.device.type == "cpu"
+
+
+def test_modules_of_buffers_alone_and_of_nothing_are_placed_too() -> None:
+    buffers = nn.BatchNorm1d(2, affine=False)
+    assert place(buffers, torch.device("cpu")) is buffers
+    elsewhere = place(buffers, torch.device("meta"))
+    assert elsewhere.running_mean is not None
+    assert elsewhere.running_mean.device.type == "meta"
+    nothing = nn.Identity()
+    assert place(nothing, torch.device("meta")) is nothing

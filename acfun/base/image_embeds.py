@@ -28,18 +28,27 @@ def encode_image(base: Base, image: Tensor) -> ImageEmbeds:
         ValueError: the image has another shape.
         BaseNotFoundError: the base was loaded without its image encoder.
     """
-    encoder = base.image_encoder
-    if encoder is None:
-        raise BaseNotFoundError(
-            f"base {base.name!r} was loaded without an image encoder: give load_base the folder or the hub id of one, "
-            "as image_encoder"
-        )
+    encoder = require_image_encoder(base)
     output = encoder(pixel_values=prepare_pixel_values(base, image))
     # Stand-alone vision models and those with a projection keep the final layer norm at different depths.
     vision_model: Any = getattr(encoder, "vision_model", encoder)
     tokens = vision_model.post_layernorm(output.last_hidden_state)
     pooled = output.image_embeds if hasattr(output, "image_embeds") else output.pooler_output
     return ImageEmbeds(tokens, pooled)
+
+
+def require_image_encoder(base: Base) -> Any:
+    """The base's image encoder.
+
+    Raises:
+        BaseNotFoundError: the base was loaded without it.
+    """
+    if base.image_encoder is None:
+        raise BaseNotFoundError(
+            f"base {base.name!r} was loaded without an image encoder: give load_base the folder or the hub id of one, "
+            "as image_encoder"
+        )
+    return base.image_encoder
 
 
 def encode_style_image(base: Base, image: Tensor) -> Tensor:

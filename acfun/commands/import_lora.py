@@ -34,7 +34,7 @@ def import_lora(
     picture = None if image is None else pil_to_tensor(load_image(image))
     loaded = session.load_base(base, base_config, image_encoder=None)
     finder = None if picture is None else load_face_finder()
-    imported = read_lora(lora, loaded, picture=picture, finder=finder, licence=licence)
+    imported = read_lora(lora, loaded, picture=picture, finder=finder, licence=licence, base_config=base_config)
     imported.style.save(output)
     if imported.left_out:
         session.say(

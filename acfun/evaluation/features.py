@@ -6,7 +6,7 @@ from skimage.color import rgb2lab
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acfun.base import Base
+from acfun.base import FAMILIES, Base
 from acfun.base.image_embeds import encode_image
 from acfun.base.prompts import tokenize
 from acfun.base.vae_features import encode_features
@@ -17,8 +17,7 @@ from acfun.images import compute_luma, resize, tensor_to_array
 
 STRUCTURE_SIZE = 64
 FACE_REGIONS, OUTSIDE_REGIONS = ("skin", "eyes", "mouth"), ("body", "background")
-# Families whose text encoder, as it is stored, ends in the space that CLIP's images share.
-JOINT_FAMILIES = frozenset({"mini"})
+STAGE_SIZE = 256
 
 
 @torch.no_grad()
@@ -29,7 +28,7 @@ def extract_identity(encoder: nn.Module, images: Tensor, landmarks: Tensor) -> T
 
 
 @torch.no_grad()
-def extract_stages(vae: AutoencoderKL, images: Tensor, size: int | None = 256) -> list[Tensor]:
+def extract_stages(vae: AutoencoderKL, images: Tensor, size: int | None = STAGE_SIZE) -> list[Tensor]:
     """Feature maps of the VAE encoder's stages, which see colour and paint, for pictures of `size` pixels or as is."""
     return encode_features(vae, images if size is None else resize(images, size))
 
@@ -70,7 +69,7 @@ def extract_text_alignment(base: Base, images: Tensor, texts: tuple[str, str]) -
 
     None where the base's text encoder does not end in the space that its images share.
     """
-    if base.family not in JOINT_FAMILIES:
+    if not FAMILIES[base.family].has_joint_space:
         return None
     input_ids = tokenize(base.tokenizer, list(texts)).to(base.device)
     wanted = F.normalize(base.text_encoder(input_ids).pooler_output.float(), dim=-1)

@@ -48,7 +48,8 @@ COLUMNS = {
     "structure": Column("person", "lower", "self-similarity of CLIP's patches, against the photograph's"),
     "leakage": Column("leakage", "lower", "identity to the painted face, by the embedded encoder"),
     "leakage_2": Column("leakage", "lower", "identity to the painted face, by the second encoder"),
-    "is_kept": Column("leakage", "higher", "identity to the person at least twice that to the painted face", True),
+    "is_kept": Column("leakage", "higher", "identity at least twice leakage, both by the embedded encoder", True),
+    "is_kept_2": Column("leakage", "higher", "the same by the second encoder", True),
     "pose_leakage": Column("leakage", "near 0", "share of the way from the photograph's pose to the painted face's"),
     "bleeding": Column("leakage", "lower", "colours around the face that are those of the painted face"),
     "ghosting": Column("leakage", "lower", "double exposure with the style image"),
@@ -101,7 +102,8 @@ def measure(
 
 
 def _measure_style(base: Base, scene: Scene, results: Tensor) -> dict[str, Tensor]:
-    painting, count = scene.style.painting.image, len(results)
+    side, count = results.shape[-1], len(results)
+    painting = scene.style.shrink(min(side, features.STAGE_SIZE)).painting.image
     stages, style = features.extract_stages(base.vae, results), features.extract_stages(base.vae, painting, None)
     generator = torch.Generator().manual_seed(0)
     directions = [sample_directions(stage.shape[1], NUM_DIRECTIONS, generator).to(stage) for stage in style]

@@ -130,14 +130,13 @@ def run(
                     continue
                 try:
                     painter = method.prepare(base, scene, seed)
+                    for trial in missing:
+                        results = painter(trial.setting).to(scene.faces)
+                        _save(folder, trial.stem, results if trial.setting == method.default else results[:1])
+                        ledger.add(trial, scene.people, measure(base, encoder, scene, results, **judges))
+                        say(f"{trial.scene}: {trial.method} {trial.setting:g}, seed {trial.seed}")
                 except AcfunError as error:
                     say(f"{scene.name}: {name} is left out: {error}")
-                    continue
-                for trial in missing:
-                    results = painter(trial.setting).to(scene.faces)
-                    _save(folder, trial.stem, results if trial.setting == method.default else results[:1])
-                    ledger.add(trial, scene.people, measure(base, encoder, scene, results, **judges))
-                    say(f"{trial.scene}: {trial.method} {trial.setting:g}, seed {trial.seed}")
 
 
 def _save(folder: Path, stem: str, images: Tensor) -> None:

@@ -1,5 +1,7 @@
 """Peers without a diffusion model: colours, latents and pixels are moved to the style's statistics."""
 
+import math
+
 import torch
 from skimage.color import lab2rgb, rgb2lab
 from torch import Tensor
@@ -61,7 +63,8 @@ def match_covariance(base: Base, scene: Scene, seed: int) -> Painter:
     mapped = []
     for face in scene.faces:
         pixels = face.flatten(1).T
-        mapped.append(match_colours(pixels, pixels.new_ones(len(pixels)), wanted).T.reshape(face.shape).clamp(-1, 1))
+        moved = match_colours(pixels, pixels.new_ones(len(pixels)), wanted, max_stretch=math.inf)
+        mapped.append(moved.T.reshape(face.shape).clamp(-1, 1))
     return lambda setting: torch.lerp(scene.faces, torch.stack(mapped), setting)
 
 

@@ -10,6 +10,7 @@ from acfun.base import Base, encode_prompt
 from acfun.base.conditions import Conditions
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
+from acfun.errors import ConfigError
 from acfun.evaluation.contract import Painter
 from acfun.evaluation.suites import Scene
 from acfun.losses import predict_original_sample
@@ -34,7 +35,16 @@ def edit_by_text(base: Base, scene: Scene, seed: int) -> Painter:
 
 @torch.no_grad()
 def encode_text(base: Base, prompt: str) -> Tensor:
-    """Prompt embeddings (1,T,D)."""
+    """Prompt embeddings (1,T,D).
+
+    Raises:
+        ConfigError: the base has several text encoders; the recipes of the peers are for one.
+    """
+    if len(base.text_encoders) > 1:
+        raise ConfigError(
+            f"base {base.name!r} of family {base.family} has {len(base.text_encoders)} text encoders, and this method "
+            "is there for bases with one: choose such a base, or other methods"
+        )
     return encode_prompt(base, prompt).positive.prompt_embeds
 
 
