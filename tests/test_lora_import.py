@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from acfun.afun import AFunOptions
@@ -16,9 +16,10 @@ from acfun.cfun import CFunOptions
 from acfun.errors import StyleFileError
 from acfun.lora_import import import_lora
 from acfun.pipelines import build_pipeline
+from acfun.portrait import STYLE_SIDE
 from acfun.style import Style
 from acfun.style_model import build_style_model
-from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, build_diffusers_pipeline, make_style_embeds
+from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, build_diffusers_pipeline, make_style_embeds
 from tests.tiny import make_tiny_base as make_base
 
 TARGETS = ["to_q", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "conv1"]
@@ -223,7 +224,7 @@ def test_a_picture_of_the_style_guides_sampling(tmp_path: Path) -> None:
     picture = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
     style = import_lora(tmp_path / "lora.safetensors", base, picture=picture).style
     assert style.image is not None
-    assert style.image.head.image.shape == (1, 3, RESOLUTION, RESOLUTION)
+    assert style.image.head.image.shape == (1, 3, STYLE_SIDE, STYLE_SIDE)
     fitted = make_fitted(base)
     assert Style.blend([(fitted, 0.8), (style, 0.2)]).image is not None
 
@@ -257,3 +258,14 @@ def test_what_is_no_lora_for_this_base_is_refused_and_leaves_it_free(tmp_path: P
         import_lora(path, base)
     write_diffusers(base, path)
     import_lora(path, base)
+
+
+def test_half_a_layer_is_refused(tmp_path: Path) -> None:
+    base = make_base()
+    path = tmp_path / "lora.safetensors"
+    write_diffusers(base, path)
+    tensors = load_file(path)
+    del tensors[next(name for name in tensors if name.endswith("lora_B.weight"))]
+    save_file(tensors, path)
+    with pytest.raises(StyleFileError, match=r"has no .*lora_B.weight.*not whole"):
+        import_lora(path, base)

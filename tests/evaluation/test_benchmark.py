@@ -121,7 +121,7 @@ def test_what_is_known_is_measured(base: Base) -> None:
     assert [truth[name] for name in ("to_truth", "ssim_truth", "landmark_error")] == pytest.approx([0, 1, 0], abs=1e-5)
     unknown = measure(base, encoder, make_scene(has_truth=False), scene.faces)[0]
     shape = {"landmark_error", "shape_distance", "pose_leakage"}
-    assert set(COLUMNS) - set(unknown) == {"to_truth", "ssim_truth", "identity_2", "leakage_2"} | shape
+    assert set(COLUMNS) - set(unknown) == {"to_truth", "ssim_truth", "identity_2", "leakage_2", "is_kept_2"} | shape
     alone = replace(make_scene(has_truth=False), faces=scene.faces[:1], landmarks=scene.landmarks[:1])
     assert "clip_face" not in measure(base, encoder, alone, scene.faces[:1])[0]
     with pytest.raises(ConfigError, match="not known"):
