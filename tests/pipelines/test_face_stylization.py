@@ -31,6 +31,7 @@ from acfun.style_model import build_style_model
 from pipelines import face_stylization
 from pipelines.face_stylization import FaceStylizationPipeline
 from tests.fitting import build_identity_encoder
+from tests.packs import write_recognition
 from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, RESOLUTION, WIDTH, make_style_embeds, make_tiny_base
 from tests.tiny import save_tiny_checkpoint as save_checkpoint
 from tests.tools import make_ip_adapter
@@ -254,6 +255,15 @@ def test_another_identity_encoder_guides_to_another_picture(
     assert not torch.equal(other, own)
     pipe.use_identity_encoder("mini")
     assert torch.equal(paint(pipe, **arguments), own)
+
+
+def test_a_pack_guides_too(pipe: FaceStylizationPipeline, base: Base, face: Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pipe.load_style(add_picture(make_style(base), draw_red()))
+    arguments: dict[str, Any] = {"face": face, "face_landmarks": place_mean_face(RESOLUTION)[None]}
+    own = paint(pipe, **arguments)
+    pipe.use_identity_encoder(write_recognition(tmp_path / "w600k_r50.onnx"))
+    assert not torch.equal(paint(pipe, **arguments), own)
 
 
 def test_a_style_image_is_painted_with_and_a_guide_changes_the_picture(
