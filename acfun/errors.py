@@ -29,6 +29,10 @@ class StyleFileError(AcfunError):
     """A style file is missing, damaged, or from a newer acfun."""
 
 
+class ManifestError(AcfunError):
+    """A picture has no manifest, or one that it cannot be made again from."""
+
+
 class BaseNotFoundError(AcfunError):
     """A base model is neither embedded, nor a folder, nor reachable."""
 

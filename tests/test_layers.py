@@ -46,6 +46,7 @@ FLOORS = {
     "acfun.export": 7,
     "acfun.lora_import": 7,
     "acfun.doctor": 7,
+    "acfun.manifest": 7,
     "acfun.progress": 7,
     "acfun.style_cache": 7,
     "acfun.commands": 7,

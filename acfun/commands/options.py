@@ -37,6 +37,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no prog
 AsJson = Annotated[
     bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.", rich_help_panel="Common")
 ]
+NoManifest = Annotated[
+    bool,
+    typer.Option(
+        "--no-manifest",
+        help="Keep options and names of the input files out of the picture; it cannot be replayed then.",
+        rich_help_panel="Common",
+    ),
+]
 
 FaceChoice = Literal["all", "largest", "whole"]
 Faces = Annotated[
