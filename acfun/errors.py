@@ -37,6 +37,10 @@ class BaseNotFoundError(AcfunError):
     """A base model is neither embedded, nor a folder, nor reachable."""
 
 
+class HubError(AcfunError):
+    """The hub cannot be reached, or refuses what is asked of it."""
+
+
 class FaceModelError(AcfunError):
     """A file or a pack of face models, or the library that runs it, cannot be used.
 

@@ -46,6 +46,19 @@ NoManifest = Annotated[
     ),
 ]
 
+Licence = Annotated[
+    str | None,
+    typer.Option(
+        show_default="what the style file says",
+        help="Terms of the style, for instance cc-by-4.0; those of its picture bind you.",
+        rich_help_panel="Model card",
+    ),
+]
+Sample = Annotated[
+    Path | None,
+    typer.Option(help="Picture for the card, best a sheet of `stylize --sheet`.", rich_help_panel="Model card"),
+]
+
 FaceChoice = Literal["all", "largest", "whole"]
 Faces = Annotated[
     FaceChoice,
