@@ -14,6 +14,8 @@ from acfun.commands.export import export
 from acfun.commands.fit import INTERRUPTED, fit
 from acfun.commands.generate import generate
 from acfun.commands.import_lora import import_lora
+from acfun.commands.push import push
+from acfun.commands.replay import replay
 from acfun.commands.session import print_error, print_message
 from acfun.commands.show import show
 from acfun.commands.stylize import stylize
@@ -41,7 +43,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (stylize, fit, apply, show, export, import_lora, generate, benchmark, doctor, demo):
+for command in (stylize, fit, apply, show, export, push, import_lora, generate, replay, benchmark, doctor, demo):
     app.command()(command)
 
 

@@ -29,8 +29,16 @@ class StyleFileError(AcfunError):
     """A style file is missing, damaged, or from a newer acfun."""
 
 
+class ManifestError(AcfunError):
+    """A picture has no manifest, or one that it cannot be made again from."""
+
+
 class BaseNotFoundError(AcfunError):
     """A base model is neither embedded, nor a folder, nor reachable."""
+
+
+class HubError(AcfunError):
+    """The hub cannot be reached, or refuses what is asked of it."""
 
 
 class FaceModelError(AcfunError):

@@ -5,14 +5,17 @@ Tensors are (B,3,H,W) float32 in [-1,1]; arrays are (H,W,3) float32 in [0,1].
 
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +36,12 @@ OUTPUT_FORMATS = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+# What has a place for a note: PNG a text chunk of its own, the others EXIF.
+NOTE_FORMATS = ("PNG", "JPEG", "WEBP")
+NOTE_KEY = "acfun"
+# How EXIF marks a user comment as plain ASCII, and the most bytes that a JPEG file's EXIF can hold.
+_ASCII_MARK = b"ASCII\0\0\0"
+_MAX_NOTE_LENGTH = 60_000
 JPEG_QUALITY = 95
 _SHEET_MARGIN = 4
 _CAPTION_HEIGHT = 14
@@ -53,28 +62,14 @@ def load_image(path: Path | str) -> Image.Image:
             `MAX_PIXELS` in a format that cannot be decoded at a reduced size.
     """
     path = Path(path)
-    _check_file(path)
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        Image.MAX_IMAGE_PIXELS = None  # our own limit names the size and the remedy, and spares JPEG
-        # Pillow warns of broken metadata beside sound pixels.
-        no_warnings = warnings.catch_warnings(action="ignore", category=UserWarning)
-        with no_warnings, Image.open(path, formats=INPUT_FORMATS) as file:
-            _check_sides(path, *file.size)
-            if not file.info.get("progressive"):  # all coefficients of a progressive JPEG are held in memory
-                file.draft(None, (MAX_SIDE, MAX_SIDE))
-            _check_pixels(path, *file.size)
-            file.load()
-            ImageOps.exif_transpose(file, in_place=True)
-            image = _to_rgb(file)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: this is not an image that can be read; convert it to PNG or JPEG") from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: reading is not permitted; change the file's permissions") from error
-    except _DECODING_ERRORS as error:
-        raise ImageError(f"{path}: the image is damaged or cut off ({error}); copy or download it again") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _open_image(path) as file:
+        _check_sides(path, *file.size)
+        if not file.info.get("progressive"):  # all coefficients of a progressive JPEG are held in memory
+            file.draft(None, (MAX_SIDE, MAX_SIDE))
+        _check_pixels(path, *file.size)
+        file.load()
+        ImageOps.exif_transpose(file, in_place=True)
+        image = _to_rgb(file)
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return image
 
@@ -113,19 +108,61 @@ def resize(tensor: Tensor, size: int | tuple[int, int]) -> Tensor:
     return F.interpolate(tensor, target, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
-def save_image(image: Image.Image, path: Path | str) -> None:
+def save_image(image: Image.Image, path: Path | str, note: str | None = None) -> None:
     """Write a picture, whole or not at all, in the format of its ending.
 
+    Args:
+        image: the picture.
+        path: where to; its folder exists.
+        note: ASCII text to be kept in the file, for `read_note`; up to 60,000 characters.
+
     Raises:
-        ImageError: the ending is not one of `OUTPUT_FORMATS`, or the file cannot be written there.
+        ImageError: the ending is not one of `OUTPUT_FORMATS`, its format has no place for the note, the note is too
+            long, or the file cannot be written there.
     """
     path = Path(path)
     check_output_path(path)
+    image_format = OUTPUT_FORMATS[path.suffix.lower()]
+    options = {} if note is None else _place_note(path, image_format, note)
     try:
         with atomic_write(path) as temporary:
-            image.save(temporary, format=OUTPUT_FORMATS[path.suffix.lower()], quality=JPEG_QUALITY)
+            image.save(temporary, format=image_format, quality=JPEG_QUALITY, **options)
     except OSError as error:
         raise ImageError(f"{path}: the image cannot be written ({error}); choose another place") from error
+
+
+def can_hold_note(path: Path) -> bool:
+    """Whether `save_image` can keep a note in a file of this name."""
+    return OUTPUT_FORMATS.get(path.suffix.lower()) in NOTE_FORMATS
+
+
+def read_note(path: Path | str) -> str | None:
+    """The note that `save_image` kept in a picture; None where there is none.
+
+    Raises:
+        ImageError: the file is missing, empty, damaged, or no picture.
+    """
+    with _open_image(Path(path)) as file:
+        if file.format == "PNG":
+            file.load()  # text may stand after the pixels
+            note = file.info.get(NOTE_KEY)
+            return note if isinstance(note, str) else None
+        comment = file.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    if not isinstance(comment, bytes) or not comment.startswith(_ASCII_MARK):
+        return None
+    return comment[len(_ASCII_MARK) :].decode("ascii", errors="replace")
+
+
+def read_pixels(path: Path | str) -> NDArray[np.uint8]:
+    """(H,W,3) of a picture as it is in the file: not reduced, not turned, profile left alone.
+
+    Raises:
+        ImageError: the file is missing, empty, damaged, no picture, or larger than `MAX_PIXELS`.
+    """
+    path = Path(path)
+    with _open_image(path) as file:
+        _check_pixels(path, *file.size)
+        return np.asarray(file.convert("RGB"))
 
 
 def check_output_path(path: Path) -> None:
@@ -156,6 +193,42 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, labels: Sequence[
         if labels:
             draw.text((left + 2, top + height + 1), labels[index][: width // 6], fill="black")
     return sheet
+
+
+@contextmanager
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    """The opened file; what its reader raises inside the block becomes an `ImageError`."""
+    _check_file(path)
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # our own limit names the size and the remedy, and spares JPEG
+        # Pillow warns of broken metadata beside sound pixels.
+        no_warnings = warnings.catch_warnings(action="ignore", category=UserWarning)
+        with no_warnings, Image.open(path, formats=INPUT_FORMATS) as file:
+            yield file
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: this is not an image that can be read; convert it to PNG or JPEG") from error
+    except PermissionError as error:
+        raise ImageError(f"{path}: reading is not permitted; change the file's permissions") from error
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{path}: the image is damaged or cut off ({error}); copy or download it again") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _place_note(path: Path, image_format: str, note: str) -> dict[str, Any]:
+    """Arguments of Pillow's `save` that keep a note."""
+    if image_format not in NOTE_FORMATS:
+        raise ImageError(f"{path}: {image_format} has no place for a note; write {', '.join(NOTE_FORMATS)}")
+    if len(note) > _MAX_NOTE_LENGTH:
+        raise ImageError(f"{path}: a note of {len(note)} characters is too long; {_MAX_NOTE_LENGTH} fit in")
+    if image_format == "PNG":
+        chunks = PngInfo()
+        chunks.add_text(NOTE_KEY, note)
+        return {"pnginfo": chunks}
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _ASCII_MARK + note.encode("ascii")
+    return {"exif": exif}
 
 
 def _check_file(path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata as importlib_metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -16,31 +17,15 @@ from torch import Tensor
 
 from acfun.base import Base
 from acfun.errors import BaseFamilyMismatchError, ConfigError, StyleFileError
+from acfun.hub import STYLE_NAME, add_card, push_folder
+from acfun.model_card import CardFiles, hide_path, hide_paths
 from acfun.paths import atomic_write
 from acfun.portrait import StyleImage
 from acfun.style_architecture import StyleArchitecture
 from acfun.style_blend import Part, blend_parts
+from acfun.style_file import FORMAT, FORMAT_VERSION, read_metadata, sort_header, to_json
 from acfun.style_model import StyleModel, build_style_model
 
-FORMAT = "acfun-style"
-FORMAT_VERSION = 1
-
-REQUIRED_KEYS = (
-    "format",
-    "format_version",
-    "acfun_version",
-    "family",
-    "base_name",
-    "base_fingerprint",
-    "placeholder",
-    "architecture",
-    "config",
-    "licence",
-)
-
-# The safetensors format: 8 bytes of little-endian header length, the header as JSON, the tensors.
-_LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000
 _IMAGE = "image."
 
 
@@ -50,7 +35,7 @@ class Style:
 
     Attributes:
         tensors: named by part and module path ("token.offset", "afun.…", "style_embeds", "image.…"), on the CPU.
-        metadata: strings under `REQUIRED_KEYS`; "architecture" and "config" are JSON.
+        metadata: strings under `acfun.style_file.REQUIRED_KEYS`; "architecture" and "config" are JSON.
     """
 
     tensors: dict[str, Tensor]
@@ -86,8 +71,8 @@ class Style:
                 "base_name": base.name,
                 "base_fingerprint": base.fingerprint,
                 "placeholder": model.architecture.placeholder or "",
-                "architecture": _to_json(model.architecture.to_dict()),
-                "config": _to_json(dict(config or {})),
+                "architecture": to_json(model.architecture.to_dict()),
+                "config": to_json(dict(config or {})),
                 "licence": licence,
             },
         )
@@ -100,7 +85,7 @@ class Style:
             StyleFileError: the file is missing, empty, damaged, no style, or of a newer format.
         """
         path = Path(path)
-        metadata = _read_metadata(path)
+        metadata = read_metadata(path)
         try:
             tensors = load_file(path)
         except SafetensorError as error:
@@ -134,9 +119,9 @@ class Style:
         blended_from = [{"config": style.config, "weight": weight} for style, weight in parts]
         licences = sorted({style.metadata["licence"] for style, _ in parts})
         own = {
-            "architecture": _to_json(architecture.to_dict()),
+            "architecture": to_json(architecture.to_dict()),
             "placeholder": architecture.placeholder or "",
-            "config": _to_json({"blended_from": blended_from, "base_config": first.config.get("base_config")}),
+            "config": to_json({"blended_from": blended_from, "base_config": first.config.get("base_config")}),
             "licence": " AND ".join(licences),
         }
         return cls(tensors=tensors, metadata=first.metadata | own)
@@ -197,9 +182,42 @@ class Style:
             tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
             if not tensors[name].isfinite().all():
                 raise StyleFileError(f"{name} has values that are not finite in {dtype}: fit the style again")
-        content = _sort_header(to_safetensors(tensors, self.metadata))
+        content = sort_header(to_safetensors(tensors, self.metadata))
         with atomic_write(Path(path)) as temporary_path:
             Path(temporary_path).write_bytes(content)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        licence: str | None = None,
+        exports: Path | None = None,
+        files: CardFiles | None = None,
+    ) -> str:
+        """Upload the style, as style.safetensors, and its model card; the token is the one huggingface_hub finds.
+
+        Of models that lie on this machine the uploaded file names the last part of the path only.
+
+        Args:
+            repo_id: "user/name"; made if need be.
+            private: whether a new repository is private; None: as the account has it by default.
+            licence: terms, noted in file and card; None keeps those of the style.
+            exports: folder whose files are uploaded too, such as exports and the card's sample.
+            files: what of them the card explains.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            HubError: no token, no rights, no such place, or no network.
+        """
+        published = self._hide_paths(licence)
+        with TemporaryDirectory() as directory:
+            folder = Path(directory)
+            published.save(folder / STYLE_NAME)
+            add_card(folder, published.describe(), repo_id, exports, files or CardFiles())
+            return push_folder(folder, repo_id, private=private)
 
     def check_base(self, base: Base) -> None:
         """Refuses a base that the style was not made for.
@@ -251,6 +269,11 @@ class Style:
             num_values[part] = num_values.get(part, 0) + tensor.numel()
         return described | {"num_values": num_values, "total_values": sum(num_values.values())}
 
+    def _hide_paths(self, licence: str | None) -> Self:
+        """The style as it may be published."""
+        own = {"base_name": hide_path(self.metadata["base_name"]), "config": to_json(hide_paths(self.config))}
+        return replace(self, metadata=self.metadata | own | ({} if licence is None else {"licence": licence}))
+
     def _parse(self, key: str) -> dict[str, Any]:
         try:
             values = json.loads(self.metadata[key])
@@ -275,54 +298,3 @@ def _find_version() -> str:
         return importlib_metadata.version("acfun-stylization")
     except importlib_metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _read_metadata(path: Path) -> dict[str, str]:
-    header = _read_header(path)
-    metadata = header.get("__metadata__", {})
-    if metadata.get("format") != FORMAT:
-        raise _no_style(path, f"its format is {metadata.get('format')!r}")
-    version = metadata.get("format_version", "")
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
-        raise StyleFileError(f"{path} has format {version!r}, newer than {FORMAT_VERSION}: update acfun")
-    if missing := [key for key in REQUIRED_KEYS if key not in metadata]:
-        raise StyleFileError(f"{path} lacks the metadata {', '.join(missing)}: copy or fit it again")
-    return dict(metadata)
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise StyleFileError(f"{path} is not a file: check the path of the style")
-    size = path.stat().st_size
-    if size == 0:
-        raise StyleFileError(f"{path} is empty (0 bytes): copy or fit it again")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size < _LENGTH_BYTES or length > _MAX_HEADER_BYTES:
-            raise _no_style(path, "it does not begin as a safetensors file does")
-        content = file.read(length)
-    if len(content) < length:
-        raise StyleFileError(f"{path} is cut off in its header ({size} bytes): copy or fit it again")
-    try:
-        header = json.loads(content)
-    except ValueError as error:
-        raise _no_style(path, f"its header cannot be read, {error}") from error
-    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
-        raise _no_style(path, "its header is no table")
-    return header
-
-
-def _no_style(path: Path, reason: str) -> StyleFileError:
-    return StyleFileError(f"{path} is no style file ({reason}): give a file that acfun saved")
-
-
-def _sort_header(content: bytes) -> bytes:
-    """safetensors writes the metadata in an order that changes from run to run; sorts it."""
-    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
-    header = _to_json(json.loads(content[_LENGTH_BYTES:start])).encode()
-    header += b" " * (-len(header) % _LENGTH_BYTES)
-    return len(header).to_bytes(_LENGTH_BYTES, "little") + header + content[start:]

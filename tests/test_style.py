@@ -13,7 +13,8 @@ from acfun.afun import AFunOptions
 from acfun.base import Base
 from acfun.cfun import VARIANTS, CFunOptions
 from acfun.errors import BaseFamilyMismatchError, StyleFileError
-from acfun.style import REQUIRED_KEYS, Style
+from acfun.style import Style
+from acfun.style_file import REQUIRED_KEYS
 from acfun.style_model import StyleModel, build_style_model
 from tests.tiny import (
     LATENT_CHANNELS,

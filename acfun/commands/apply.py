@@ -1,17 +1,14 @@
 """`acfun apply`: a fitted style on photographs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from acfun.commands import options
+from acfun.commands.recording import record, save_results
 from acfun.commands.session import Session, make_output_dir, print_error
-from acfun.errors import ConfigError, ImageError, NoFaceFoundError
-
-if TYPE_CHECKING:
-    from acfun.face.finder import FaceFinder
-    from acfun.photo import Extent, Sampling
+from acfun.errors import ConfigError, ImageError, ManifestError, NoFaceFoundError
 
 SUFFIX = ".png"
 
@@ -43,11 +40,14 @@ def apply(
     device: options.Device = "auto",
     base: options.StyleBaseName = None,
     base_config: options.BaseConfig = None,
+    no_manifest: options.NoManifest = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Paint photographs in a fitted style; what cannot be painted is named, and the others are."""
     from acfun.face.detection import load_finder
+    from acfun.images import load_image
+    from acfun.photo import choose_faces, stylize
     from acfun.style import Style
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
@@ -62,8 +62,11 @@ def apply(
         session.say(f"painting {photo}")
         sampling = session.build_sampling(context.params)
         try:
-            outputs[str(photo)] = paint_photo(pipe, photo, target, faces, sampling, paint, finder)
-        except (ImageError, NoFaceFoundError) as error:
+            image = load_image(photo)
+            manifest = record("apply", session, loaded, context.params, {"photo": photo, "style": style})
+            pictures = stylize(pipe, image, choose_faces(image, faces, finder), paint, **sampling)
+            outputs[str(photo)] = save_results(session, pictures, target, manifest)
+        except (ImageError, ManifestError, NoFaceFoundError) as error:
             print_error(error)
     failed = [str(photo) for photo in targets if str(photo) not in outputs]
     session.finish(
@@ -71,29 +74,6 @@ def apply(
     )
     if failed:
         raise typer.Exit(1)
-
-
-def paint_photo(
-    pipe: Any,
-    photo: Path,
-    target: Path,
-    faces: options.FaceChoice,
-    sampling: "Sampling",
-    extent: "Extent",
-    finder: "FaceFinder | None" = None,
-) -> list[str]:
-    """Paint one photograph; returns where the results are.
-
-    Raises:
-        ImageError: it cannot be read, or the result not be written.
-        NoFaceFoundError: it has no face.
-    """
-    from acfun.commands.stylize import save_results
-    from acfun.images import load_image
-    from acfun.photo import choose_faces, stylize
-
-    image = load_image(photo)
-    return save_results(stylize(pipe, image, choose_faces(image, faces, finder), extent, **sampling), target)
 
 
 def name_targets(photos: list[Path], directory: Path) -> dict[Path, Path]:

@@ -7,8 +7,9 @@ import typer
 
 from acfun.commands import options
 from acfun.commands.fitting import build_config
+from acfun.commands.recording import save_results
 from acfun.commands.session import Session, make_output_dir
-from acfun.commands.stylize import fit_and_paint, save_results
+from acfun.commands.stylize import fit_and_paint
 from acfun.errors import BaseNotFoundError
 from acfun.paths import mini_dir
 
@@ -41,7 +42,7 @@ def demo(
     stylized = fit_and_paint(session, base, image, faces, config, session.build_sampling({}), "portraits")
     before = tensor_to_pil(cut_portraits(image, faces, base.resolution)[0].image)
     sheet = build_sheet(before, load_image(style), stylized.pictures[0])
-    (path,) = save_results([sheet], output / SHEET_NAME)
+    (path,) = save_results(session, [sheet], output / SHEET_NAME, None)
     figures = stylized.figures()
     text = f"{path}\nfit {figures['fit_seconds']} s, sampling {figures['sampling_seconds']} s"
     session.finish({"sheet": path, **figures}, f"{text} (style from the cache)" if figures["is_cached"] else text)

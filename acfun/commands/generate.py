@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from acfun.commands import options
+from acfun.commands.recording import record, save_results
 from acfun.commands.session import Session
 
 DEFAULT_BASE = "mini"
@@ -28,11 +29,11 @@ def generate(
     device: options.Device = "auto",
     base: options.StyleBaseName = None,
     base_config: options.BaseConfig = None,
+    no_manifest: options.NoManifest = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Sample pictures from a description."""
-    from acfun.commands.stylize import save_results
     from acfun.images import check_output_path
     from acfun.style import Style
 
@@ -45,6 +46,8 @@ def generate(
         loaded = session.load_style_base(loaded_style, base, base_config)
     pipe = session.build_pipeline(loaded, loaded_style)
     sampling = session.build_sampling(context.params, has_face=False)
+    manifest = record("generate", session, loaded, context.params, {"style": style})
     session.say(f"sampling {count} picture{'s' if count > 1 else ''}")
-    outputs = save_results(pipe(num_images_per_prompt=count, **sampling).images, output)
+    pictures = pipe(num_images_per_prompt=count, **sampling).images
+    outputs = save_results(session, pictures, output, manifest)
     session.finish({"outputs": outputs}, "\n".join(outputs))

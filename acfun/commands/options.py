@@ -37,6 +37,27 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No messages, no prog
 AsJson = Annotated[
     bool, typer.Option("--json", help="The result as JSON on stdout, and nothing else there.", rich_help_panel="Common")
 ]
+NoManifest = Annotated[
+    bool,
+    typer.Option(
+        "--no-manifest",
+        help="Keep options and names of the input files out of the picture; it cannot be replayed then.",
+        rich_help_panel="Common",
+    ),
+]
+
+Licence = Annotated[
+    str | None,
+    typer.Option(
+        show_default="what the style file says",
+        help="Terms of the style, for instance cc-by-4.0; those of its picture bind you.",
+        rich_help_panel="Model card",
+    ),
+]
+Sample = Annotated[
+    Path | None,
+    typer.Option(help="Picture for the card, best a sheet of `stylize --sheet`.", rich_help_panel="Model card"),
+]
 
 FaceChoice = Literal["all", "largest", "whole"]
 Faces = Annotated[

@@ -10,7 +10,8 @@ import typer
 
 from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config, fit_cached
-from acfun.commands.session import Session, number_paths
+from acfun.commands.recording import record, save_results
+from acfun.commands.session import Session
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,6 +71,7 @@ def stylize(
     base: options.BaseName = "mini",
     base_config: options.BaseConfig = None,
     image_encoder: options.ImageEncoder = None,
+    no_manifest: options.NoManifest = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -99,21 +101,13 @@ def stylize(
     sampling = session.build_sampling(context.params)
     loaded = session.load_fit_base(fit_config)
     chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, device))
+    manifest = record("stylize", session, loaded, context.params, {"photo": photo, "style": style}, fit_config)
     stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, paint)
-    outputs = save_results(stylized.pictures, output)
+    outputs = save_results(session, stylized.pictures, output, manifest)
     if sheet is not None:
-        outputs += save_results([build_sheet(image, style_image, stylized.pictures[0])], sheet)
+        sheets = [build_sheet(image, style_image, stylized.pictures[0])]
+        outputs += save_results(session, sheets, sheet, manifest, "sheet")
     session.finish({"outputs": outputs, "num_faces": len(chosen), **stylized.figures()}, "\n".join(outputs))
-
-
-def save_results(pictures: "Sequence[Image.Image]", path: Path) -> list[str]:
-    """Write pictures to `path`, numbered where they are several; returns where they are."""
-    from acfun.images import save_image
-
-    paths = number_paths(path, len(pictures))
-    for picture, target in zip(pictures, paths, strict=True):
-        save_image(picture, target)
-    return [str(target) for target in paths]
 
 
 def fit_and_paint(

@@ -15,7 +15,7 @@ from acfun.photo import SHAPE_SCALE
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from tests.cli.tools import run, run_well
 
-COMMANDS = ("stylize", "fit", "apply", "show", "export", "import-lora", "generate", "doctor", "demo")
+COMMANDS = ("stylize", "fit", "apply", "show", "export", "import-lora", "generate", "replay", "push", "doctor", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -102,9 +102,22 @@ def test_generate_numbers_several_pictures(style: Path, tmp_path: Path) -> None:
 def test_export_writes_both_files_and_says_what_is_kept(style: Path, tmp_path: Path) -> None:
     answer = json.loads(run_well("export", style, "-o", tmp_path / "lora", "--layout", "kohya", "--json").stdout)
     assert all(Path(path).is_file() for path in answer["outputs"])
-    assert len(answer["outputs"]) == 2
+    assert len(answer["outputs"]) == 3
     assert answer["kept"] <= 1
     assert "kept of what the style changes" in run_well("export", style, "-o", tmp_path / "lora").stdout
+
+
+def test_export_writes_a_card_with_terms_and_a_sample(style: Path, folder: Path, tmp_path: Path) -> None:
+    export = ("export", style, "-o", tmp_path, "--licence", "mit", "--sample", folder / "photo.png")
+    run_well(*export)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "license: mit" in card
+    assert "![Before, style and after](samples.png)" in card
+    assert str(folder) not in card
+    assert load_image(tmp_path / "samples.png").size == (90, 60)
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    assert "stays" in run_well(*export).stderr
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
 
 
 def test_show_prints_the_metadata(style: Path) -> None:
