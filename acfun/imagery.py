@@ -14,7 +14,7 @@ from acfun.brushwork import Brushwork
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
 from acfun.face.regions import REGIONS, fold_regions
-from acfun.images import resize
+from acfun.images import compute_luma, resize
 from acfun.patches import AROUND_HEAD
 from acfun.portrait import Portrait, StyleImage
 
@@ -23,6 +23,8 @@ NUM_SCALES = 3
 NUM_DIRECTIONS = 48
 MIN_REGION_PATCHES = 24
 BLEND = 7  # pixels on either side of a region's edge where recoloured regions run into each other
+# Mean luma in [-1,1] of skin and hair in photographs, and the share of what a person departs from it that is kept.
+AVERAGE_TONES, KEPT_TONE = {"skin": 0.13, "hair": -0.29}, 0.7
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
@@ -128,6 +130,8 @@ class Imagery:
     def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:
         """Portraits whose regions have the mean and the covariance of the style's colours: a start to paint on.
 
+        Who has darker or lighter skin or hair than most has so, in part, beside the painted person too.
+
         Args:
             images: (B,3,H,W) in [-1,1].
             faces: B of `describe`, of the same pictures.
@@ -145,6 +149,9 @@ class Imagery:
                 soft = F.avg_pool2d(mask[None, None], 2 * BLEND + 1, 1, BLEND, count_include_pad=False)
                 centres = patches.unflatten(1, (3, -1))[:, :, patches.shape[1] // 6]
                 mapped = losses.match_colours(pixels, mask.flatten(), centres)
+                if name in AVERAGE_TONES:
+                    tone = (mask * compute_luma(image)[0]).sum() / mask.sum()
+                    mapped = mapped + KEPT_TONE * (tone - AVERAGE_TONES[name])
                 result, uncovered = result + soft * mapped.T.reshape(image.shape), uncovered - soft
         return result + uncovered * image
 

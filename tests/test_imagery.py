@@ -7,6 +7,7 @@ import torch
 
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.imagery import TERMS, WHOLE, Imagery
+from acfun.images import compute_luma
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from tests.fitting import build_identity_encoder
 from tests.tiny import make_tiny_base
@@ -80,3 +81,16 @@ def test_a_measure_asks_only_for_what_has_a_weight() -> None:
     assert grad.abs().sum() > 0
     unlike = replace(imagery.describe(photo), shading=-imagery.describe(photo).shading)
     assert imagery.build_measure([unlike], {"shading": 2.0}, torch.Generator())(latents) != values[0]
+
+
+def test_darker_skin_stays_darker() -> None:
+    imagery = make_imagery()
+    light = make_portrait(2)
+    assert light.regions is not None
+    skin = light.regions[:, :1]
+    dark = replace(light, image=(light.image - 0.4 * skin).clamp(-1, 1))
+    tones = []
+    for portrait in (light, dark):
+        recoloured = imagery.recolour(portrait.image, [imagery.describe(portrait)])
+        tones.append(float((compute_luma(recoloured) * skin[0]).sum() / skin.sum()))
+    assert tones[1] < tones[0] - 0.1
