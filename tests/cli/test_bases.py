@@ -54,7 +54,8 @@ def test_a_lora_becomes_a_style_file(bases: Path, tmp_path: Path) -> None:
     result = run_well("import-lora", tmp_path / "lora.safetensors", "-o", output, *base, "--json")
     assert json.loads(result.stdout) == {"style": str(output), "left_out": [text]}
     assert "left out" in result.stderr
-    assert Style.load(output).config == {"imported_from": "lora.safetensors", "left_out": 1}
+    configs = str(bases / "configs")
+    assert Style.load(output).config == {"imported_from": "lora.safetensors", "left_out": 1, "base_config": configs}
     refused = run("import-lora", bases / "model.safetensors", "-o", output, *base)
     assert refused.exit_code == 1
     assert "is no LoRA" in refused.stderr
