@@ -40,7 +40,7 @@ def demo(
     image = load_image(photo)
     faces = choose_faces(image, "largest")
     stylized = fit_and_paint(session, base, image, faces, config, session.build_sampling({}), "portraits")
-    before = tensor_to_pil(cut_portraits(image, faces, base.resolution)[0].image)
+    before = tensor_to_pil(cut_portraits(image, faces, stylized.pictures[0].width)[0].image)
     sheet = build_sheet(before, load_image(style), stylized.pictures[0])
     (path,) = save_results(session, [sheet], output / SHEET_NAME, None)
     figures = stylized.figures()
