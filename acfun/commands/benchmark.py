@@ -66,10 +66,8 @@ def benchmark(
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     is_held_out = suite != "development"
-    chosen, styles = (
-        choose_methods(suite, methods, use_dials=dials),
-        choose_renderers(renderers, is_held_out=is_held_out),
-    )
+    chosen = choose_methods(suite, methods, use_dials=dials)
+    styles = choose_renderers(renderers, is_held_out=is_held_out)
     require_matplotlib()
     make_output_dir(output)
     if suite == "paintings":

@@ -102,7 +102,7 @@ CASES: list[tuple[str, dict[str, NDArray[Any]], dict[str, Any], int]] = [
 ]
 
 
-def compare(path: Path, image: NDArray[np.float32]) -> None:
+def assert_agrees_with_onnx(path: Path, image: NDArray[np.float32]) -> None:
     """Against the numpy interpreter of the package onnx."""
     from onnx.reference import ReferenceEvaluator
 
@@ -137,7 +137,7 @@ def test_operators_do_what_onnx_says(
 ) -> None:
     helper = pytest.importorskip("onnx").helper
     node = helper.make_node(operator, ["image", *weights], ["out"], **attributes)
-    compare(save([node], weights, tmp_path / "one.onnx", opset), noise(*SHAPE))
+    assert_agrees_with_onnx(save([node], weights, tmp_path / "one.onnx", opset), noise(*SHAPE))
 
 
 def test_constants_squeeze_concat_and_gemm(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_constants_squeeze_concat_and_gemm(tmp_path: Path) -> None:
         make("Concat", ["c", "d"], ["e"], axis=1),
         make("Gemm", ["e", "w", "b"], ["out"], alpha=0.5, beta=2.0, transB=1),
     ]
-    compare(save(nodes, weights, tmp_path / "all.onnx", 13), noise(*SHAPE))
+    assert_agrees_with_onnx(save(nodes, weights, tmp_path / "all.onnx", 13), noise(*SHAPE))
 
 
 def test_gradients_run_through_a_whole_network(tmp_path: Path) -> None:

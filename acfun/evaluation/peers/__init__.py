@@ -1,1 +1,1 @@
-"""What acfun is compared with: methods of others, each as its authors do it, on the base that all share."""
+"""What acfun is compared with: methods of others, after their authors' recipes, on the base that all share."""
