@@ -142,7 +142,9 @@ def test_conditions_and_input_ids_give_the_same_prediction(base: Base) -> None:
     input_ids, timesteps = tokenize(model, "a woman in <style> style"), torch.tensor([5, 900])
     conditions = model.encode_prompt(input_ids)
     assert conditions.prompt_embeds.shape == (1, MAX_LENGTH, WIDTH)
-    by_conditions = model(make_latents(2), timesteps, conditions=conditions.expand(2))
+    by_conditions = model(
+        make_latents(2), timesteps, conditions=conditions.map_texts(lambda values: values.expand(2, *values.shape[1:]))
+    )
     by_ids = model(make_latents(2), timesteps, input_ids=input_ids.expand(2, -1))
     torch.testing.assert_close(by_conditions, by_ids)
     for arguments in ({}, {"conditions": conditions, "input_ids": input_ids}):

@@ -55,10 +55,9 @@ def benchmark(
 
     The report is a table, a plot, a sheet, a scorecard with all of them, and a page to compare pictures blind.
     """
-    from acfun.errors import ConfigError
     from acfun.evaluation.report import require_matplotlib, write_report
     from acfun.evaluation.runner import Ledger, run
-    from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, choose_renderers, list_pictures
+    from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, choose_renderers
     from acfun.face.finder import load_face_finder
     from acfun.face.identity import load_identity_encoder
     from acfun.face.packs import compute_fingerprint
@@ -70,16 +69,14 @@ def benchmark(
     styles = choose_renderers(renderers, is_held_out=is_held_out)
     require_matplotlib()
     make_output_dir(output)
-    if suite == "paintings":
-        if paintings is None or photos is None:
-            raise ConfigError("the suite of paintings needs --paintings FOLDER and --photos FOLDER")
-        pictures, faces = list_pictures(paintings), list_pictures(photos)
-        loaded = session.load_base(base, base_config, image_encoder=image_encoder or "own")
+    folders = None if suite != "paintings" else find_pictures(paintings, photos)
+    loaded = session.load_base(base, base_config, image_encoder=image_encoder or "own")
+    if folders is not None:
+        pictures, faces = folders
         meaning = {"paintings": [path.stem for path in pictures], "photos": [path.stem for path in faces]}
         scenes = build_paintings(pictures, faces, loaded.resolution, load_face_finder())
     else:
-        order, loaded = sorted(RENDERERS), session.load_base(base, base_config, image_encoder=image_encoder or "own")
-        meaning = {"people": [str(people)]}
+        order, meaning = sorted(RENDERERS), {"people": [str(people)]}
         scenes = (
             build_paired(name, order.index(name), loaded.resolution, people, is_held_out=is_held_out) for name in styles
         )
@@ -91,6 +88,20 @@ def benchmark(
     run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say, **judges)
     paths = [str(path) for path in write_report(output, chosen, seed)]
     session.finish({"outputs": paths}, "\n".join(paths))
+
+
+def find_pictures(paintings: Path | None, photos: Path | None) -> tuple[list[Path], list[Path]]:
+    """The pictures of the suite of paintings, and its photographs.
+
+    Raises:
+        ConfigError: a folder is missing, or unfit.
+    """
+    from acfun.errors import ConfigError
+    from acfun.evaluation.suites import list_pictures
+
+    if paintings is None or photos is None:
+        raise ConfigError("the suite of paintings needs --paintings FOLDER and --photos FOLDER")
+    return list_pictures(paintings), list_pictures(photos)
 
 
 def choose_methods(suite: Suite, names: list[str] | None, *, use_dials: bool) -> "dict[str, Method]":

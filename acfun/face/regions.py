@@ -28,25 +28,23 @@ SHOULDERS = ((0.5, 0.15), (1.3, 0.6), (2.2, 2.0), (2.5, 12.0))
 _MIN_DRAWN_SIZE = 96
 
 
-def draw_regions(landmarks: Tensor, image_size: tuple[int, int], size: tuple[int, int] | None = None) -> Tensor:
+def draw_regions(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
     """Draw the `REGIONS` of faces; at each pixel they sum to one.
 
     Skin is the oval of the face, without eyes, brows and mouth, and the neck; the eyes have their brows; hair is what
     the outline of the head holds besides; the body is where shoulders and clothes must be, below the neck.
 
     Args:
-        landmarks: (B,189,2) pixels of the images.
-        image_size: (height, width) of the images, pixels.
-        size: (height, width) of the masks, e.g. that of latents; `image_size` when None.
+        landmarks: (B,189,2) pixels.
+        size: (height, width) of the masks, pixels; small ones are drawn larger and averaged.
 
     Returns:
         (B,6,*size) in [0,1].
     """
-    height, width = size or image_size
+    height, width = size
     samples = max(1, -(-_MIN_DRAWN_SIZE // min(height, width)))
     drawn = (height * samples, width * samples)
-    scale = landmarks.new_tensor([drawn[1] / image_size[1], drawn[0] / image_size[0]])
-    points = (landmarks + 0.5) * scale - 0.5
+    points = (landmarks + 0.5) * samples - 0.5
 
     def fill(*contours: tuple[int, ...]) -> Tensor:
         masks = [draw_polygon(points[:, list(contour)], drawn) for contour in contours]

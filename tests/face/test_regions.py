@@ -26,9 +26,14 @@ def landmarks() -> Tensor:
     return torch.stack([points, points * 0.5 + 60])
 
 
+def scale(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Landmarks of a frame of 256 pixels in one of (height, width) pixels."""
+    return (landmarks + 0.5) * torch.tensor([size[1] / 256, size[0] / 256]) - 0.5
+
+
 @pytest.mark.parametrize("size", [(256, 256), (128, 96), (16, 16)])
 def test_regions_sum_to_one(landmarks: Tensor, size: tuple[int, int]) -> None:
-    masks = draw_regions(landmarks, (256, 256), size)
+    masks = draw_regions(scale(landmarks, size), size)
     assert masks.shape == (2, len(REGIONS), *size)
     assert torch.allclose(masks.sum(1), torch.ones(2, *size), atol=1e-5)
     assert masks.min() >= 0
@@ -52,7 +57,7 @@ def test_the_neck_is_skin_and_the_body_below_it() -> None:
 
 def test_small_masks_keep_the_area_of_large_ones(landmarks: Tensor) -> None:
     large = draw_regions(landmarks, (256, 256)).mean((2, 3))
-    small = draw_regions(landmarks, (256, 256), (16, 16)).mean((2, 3))
+    small = draw_regions(scale(landmarks, (16, 16)), (16, 16)).mean((2, 3))
     assert torch.allclose(large, small, atol=0.005)
 
 
