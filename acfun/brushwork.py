@@ -40,7 +40,7 @@ class Plan:
 
 COARSEST_SIDE = 64  # the coarsest scale's shorter side is at least this, where the picture's is
 PLANS = (Plan(4, 1, 4, 1), Plan(4, 2, 4, 2), Plan(3, 3, 1, 4))  # coarse to fine; the last one for all further scales
-FINISHING = Plan(3, 2, 1, 3)
+FINISHING = Plan(4, 2, 1, 3)
 CANVAS_NOISE = 0.3  # on the background at the coarsest scale: a flat wall gives strokes nothing to begin with
 # How closely luma is kept: by what a patch is of, and the more, up to a deviation of FULL_CONTRAST, there is to see.
 LUMA_WEIGHTS_BY_REGION = {"skin": 2.0, "eyes": 4.0, "mouth": 6.0, "hair": 1.0, "body": 0.6, "background": 0.4}

@@ -31,16 +31,20 @@ class Sitting:
         imagery: of the style.
         portraits: the photographs, with landmarks.
         targets: `describe` of each.
+        photos: (F,3,kH,kW) in [-1,1], the portraits in more detail; themselves when None.
         times: how many pictures of each are painted, in a row.
         freedom: > 0; how far the style's own strokes go against light and shade of the photographs, and how strongly
             sampling is guided to its colours.
+        identity_scale: ≥ 0; how strongly it is guided to the people, and their features are drawn.
     """
 
     imagery: Imagery
     portraits: Sequence[Portrait]
     targets: Sequence[FaceTargets]
+    photos: Tensor | None = None
     times: int = 1
     freedom: float = 1.0
+    identity_scale: float = 1.0
 
     @property
     def sitters(self) -> list[FaceTargets]:
@@ -53,18 +57,15 @@ class Sitting:
         sketches = torch.cat([self.imagery.sketch(*row, freedom=self.freedom) for row in rows])
         return sketches.repeat_interleave(self.times, 0)
 
-    def build_guidance(
-        self, scheduler: Any, timesteps: Tensor, identity_scale: float = 1.0, num_steps: int = NUM_STEPS
-    ) -> OnStep:
+    def build_guidance(self, scheduler: Any, timesteps: Tensor, num_steps: int = NUM_STEPS) -> OnStep:
         """For `denoise`: moves after each step towards the people, and towards the style's colours.
 
         Args:
             scheduler: after `set_timesteps`.
             timesteps: (S,) those that `denoise` will run.
-            identity_scale: factor of the weight of the person.
             num_steps: moves after each sampling step, and `NUM_LAST_MOVES` times as many after the last.
         """
-        dials = {"statistics": self.freedom, "identity": identity_scale}
+        dials = {"statistics": self.freedom, "identity": self.identity_scale}
         weights = {name: weight * dials.get(name, 1.0) for name, weight in WEIGHTS.items()}
         return build_guidance(
             self.imagery.build_measure(self.sitters, weights, torch.Generator().manual_seed(0)),
@@ -77,9 +78,12 @@ class Sitting:
         )
 
     def finish(self, images: Tensor, enlargement: int = 1) -> Tensor:
-        """Painted portraits (B,3,H,W), `enlargement` times as large and with the strokes that the networks blurred."""
-        rows = zip(images.clamp(-1, 1).split(1), self.sitters, strict=True)
-        return torch.cat([self.imagery.finish(*row, self.freedom, enlargement) for row in rows])
+        """Painted portraits (B,3,H,W), `enlargement` times as large, with the strokes and features they have lost."""
+        photos = self.photos.split(1) if self.photos is not None else [portrait.image for portrait in self.portraits]
+        sitters = [photo for photo in photos for _ in range(self.times)]
+        rows = zip(images.clamp(-1, 1).split(1), sitters, self.sitters, strict=True)
+        finish = self.imagery.finish
+        return torch.cat([finish(*row, self.freedom, enlargement, self.identity_scale) for row in rows])
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from acfun.brushwork import Brushwork
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
 from acfun.face.regions import REGIONS, fold_regions
+from acfun.features import draw_features
 from acfun.images import compute_luma, resize
 from acfun.patches import AROUND_HEAD
 from acfun.portrait import Portrait, StyleImage
@@ -115,16 +116,29 @@ class Imagery:
         """
         return self.brushwork.sketch(self.recolour(portrait.image, [face]), face.regions[None], freedom)
 
-    def finish(self, image: Tensor, face: FaceTargets, freedom: float = 1.0, enlargement: int = 1) -> Tensor:
-        """A painted portrait (1,3,H,W) with the strokes that the networks have blurred, (1,3,kH,kW).
+    def finish(
+        self,
+        image: Tensor,
+        photo: Tensor,
+        face: FaceTargets,
+        freedom: float = 1.0,
+        enlargement: int = 1,
+        identity_scale: float = 1.0,
+    ) -> Tensor:
+        """A painted portrait with the strokes and the features that the networks have blurred, (1,3,kH,kW).
 
         Args:
-            image: in [-1,1].
-            face: `describe` of the photograph.
+            image: (1,3,H,W) in [-1,1].
+            photo: (1,3,·,·) in [-1,1], what was painted; features are drawn as finely as it shows them.
+            face: `describe` of it.
             freedom: as for `sketch`.
             enlargement: k.
+            identity_scale: ≥ 0; how much of the features' light and shade is the photograph's.
         """
-        return self.brushwork.finish(image, face.regions[None], freedom, enlargement)
+        painted = self.brushwork.finish(image, face.regions[None], freedom, enlargement)
+        recoloured = self.recolour(resize(photo, (image.shape[-2], image.shape[-1])), [face])
+        scale = identity_scale / freedom
+        return draw_features(painted, photo, recoloured, face.regions[None], face.landmarks, scale)
 
     @torch.no_grad()
     def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:

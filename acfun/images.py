@@ -108,6 +108,17 @@ def resize(tensor: Tensor, size: int | tuple[int, int]) -> Tensor:
     return F.interpolate(tensor, target, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
+def blur(maps: Tensor, deviation: float) -> Tensor:
+    """Maps (B,C,h,w) blurred by a normal distribution, edges repeated outwards; deviation in pixels."""
+    radius = int(3 * deviation) + 1
+    along = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-0.5 * (along / deviation).square())
+    kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, -1)
+    padded = F.pad(maps, (radius, radius, radius, radius), mode="replicate")
+    across = F.conv2d(padded, kernel[:, :, None], groups=maps.shape[1])
+    return F.conv2d(across, kernel[..., None], groups=maps.shape[1])
+
+
 def save_image(image: Image.Image, path: Path | str, note: str | None = None) -> None:
     """Write a picture, whole or not at all, in the format of its ending.
 

@@ -16,6 +16,7 @@ REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
 AROUND_HEAD = ("body", "background")  # regions taken from the whole painting, not only from around its face
 MIN_AROUND_HEAD = 0.9
 SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
+COHERENCE, FLOOR = 0.25, 0.002  # what each neighbour that agrees is worth, and from which squared distance on
 NUM_COMPLETENESS_QUERIES = 1500  # at least, where there are as many; at most twice that
 MAX_KEYS = 32768  # of a search; more of the painting's patches than that are thinned out
 QUERIES_PER_CHUNK = 1024
@@ -96,10 +97,15 @@ class Patches:
         return keys if len(keys) <= MAX_KEYS else self._select(stride + 1)
 
     def refine(self, queries: Queries, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices (Q,) of the nearest of each patch's own candidates (Q,C), and how far they are (Q,)."""
+        """Indices (Q,) of the nearest of each patch's own candidates (Q,C), and how far they are (Q,).
+
+        The more of the candidates are one and the same, the nearer it counts: strokes are copied in whole (Hertzmann et
+        al. 2001, section 3.2).
+        """
         distances = self.measure(queries, candidates).masked_fill(~self.is_open[candidates], float("inf"))
-        nearest = distances.min(1, keepdim=True)
-        return candidates.gather(1, nearest.indices)[:, 0], nearest.values[:, 0]
+        repeats = (candidates[:, :, None] == candidates[:, None]).sum(2) - 1
+        chosen = ((distances + FLOOR) / (1 + COHERENCE * repeats)).argmin(1, keepdim=True)
+        return candidates.gather(1, chosen)[:, 0], distances.gather(1, chosen)[:, 0]
 
     def measure(self, queries: Queries, indices: Tensor) -> Tensor:
         """Squared distances (Q,C) to patches (Q,C)."""

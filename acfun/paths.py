@@ -25,11 +25,15 @@ def cache_dir() -> Path:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; the file takes the place of `path` if the block ends normally.
 
-    The folder must exist. After an error `path` is as it was and nothing else is left.
+    The folder must exist. After an error `path` is as it was and nothing else is left. Who may read the file is what
+    the user's umask says, whatever mode a library gave it (safetensors lets nobody else).
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """From a photograph to its stylized copy: choose faces, cut portraits, paint each, paste it back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import enlarge_transform, paste_back, portrait_transform
+from acfun.face.align import paste_back, portrait_transform
 from acfun.face.finder import Face, FaceFinder, find_faces
 from acfun.images import contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.portrait import STYLE_SIDE, cut_head, place_mean_face, scale_points
@@ -160,12 +160,11 @@ def stylize_photo(
     photo = pil_to_tensor(image)
     if faces and paints_scene:
         photo = paint_scene(pipe, photo, faces[0], **sampling)
-    resolution = pipe.base.resolution
-    for portrait in cut_portraits(image, faces, resolution):
+    for portrait in cut_portraits(image, faces, _choose_side(pipe, sampling)):
         painted = paint_portrait(pipe, portrait, **sampling)
         if portrait.transform is None:
             return tensor_to_pil(resize(painted, (image.height, image.width)))
-        photo = paste_back(photo, painted, enlarge_transform(portrait.transform, painted.shape[-1] / resolution))
+        photo = paste_back(photo, painted, portrait.transform)
     return tensor_to_pil(photo)
 
 
@@ -195,18 +194,31 @@ def stylize_portraits(
 ) -> list[Image.Image]:
     """As `stylize_photo`, but the painted portraits alone: squares of the base's resolution, enlarged, one a face."""
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
-    portraits = cut_portraits(image, faces, pipe.base.resolution)
+    portraits = cut_portraits(image, faces, _choose_side(pipe, sampling))
     painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
     return [tensor_to_pil(picture) for picture in painted]
 
 
 def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
     """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], k the enlargement, on the CPU."""
-    return _paint(pipe, portrait.image, portrait.landmarks, **sampling)
+    side, resolution = portrait.image.shape[-1], pipe.base.resolution
+    landmarks = scale_points(portrait.landmarks, (side, side), (resolution, resolution))
+    return _paint(pipe, portrait.image, landmarks, **sampling)
+
+
+def _choose_side(pipe: Any, sampling: Mapping[str, Any]) -> int:
+    """Of the painted portraits, pixels."""
+    side: int = pipe.base.resolution * _choose_enlargement(pipe, sampling)
+    return side
+
+
+def _choose_enlargement(pipe: Any, sampling: Mapping[str, Any]) -> int:
+    chosen: int = sampling.get("enlargement", 2 if 2 * pipe.base.resolution <= STYLE_SIDE else 1)
+    return chosen
 
 
 def _paint(pipe: Any, face: Tensor, landmarks: Tensor, **sampling: Any) -> Tensor:
-    sampling = {"enlargement": 2 if 2 * pipe.base.resolution <= STYLE_SIDE else 1} | sampling
+    sampling["enlargement"] = _choose_enlargement(pipe, sampling)
     images: Tensor = pipe(face=face, face_landmarks=landmarks, output_type="pt", **sampling).images
     return images.float().cpu() * 2 - 1
 

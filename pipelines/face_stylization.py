@@ -75,7 +75,7 @@ class FaceStylization(StyledPipeline):
             imagery_scale: ≥ 0; how far the style image's own strokes go against the face's light and shade: the face is
                 laid out in them before it is painted and gone over with them afterwards. 0 paints without them, and
                 without the guide. Only with a face, and a style that keeps its style image.
-            identity_scale: ≥ 0; how strongly it is guided to the person.
+            identity_scale: ≥ 0; how far features are drawn as they are, and how strongly it is guided to the person.
             num_guide_steps: moves of the guide after each sampling step, which holds it to the person; 0 leaves it out.
             structure_scale: multiplies style_scale in the UNet's decoder, which carries shapes.
             color_scale: multiplies style_scale in the UNet's encoder, which carries texture and colour.
@@ -84,7 +84,8 @@ class FaceStylization(StyledPipeline):
             height: of the result, pixels; the base's resolution when None. Faces are stretched to height and width.
             width: likewise. Both are multiples of the VAE's factor times the UNet's.
             enlargement: ≥ 1; the result is this many times as high and wide. The strokes that go over a painted face
-                are cut that much larger from the style image, which has such detail up to `STYLE_SIDE` pixels.
+                are cut that much larger from the style image, which has such detail up to `STYLE_SIDE` pixels, and its
+                features are drawn as finely as the face shows them, which may be larger than height and width.
             num_images_per_prompt: images for each prompt.
             eta: 0 is DDIM, 1 as random as DDPM.
             generator: source of noise.
@@ -112,9 +113,13 @@ class FaceStylization(StyledPipeline):
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
         on_steps: list[OnStep] = []
-        sitting = None if faces is None else self._sit(faces, face_landmarks, imagery_scale, num_images_per_prompt)
+        sitting = None
+        if face is not None and faces is not None and imagery_scale > 0:
+            photos = prepare_faces(face, (enlargement * size[0], enlargement * size[1])).to(faces)
+            dials = {"freedom": imagery_scale, "identity_scale": identity_scale}
+            sitting = self._sit(faces[::num_images_per_prompt], face_landmarks, photos, num_images_per_prompt, **dials)
         if sitting is not None and num_guide_steps > 0:
-            on_steps.append(sitting.build_guidance(self.scheduler, timesteps, identity_scale, num_guide_steps))
+            on_steps.append(sitting.build_guidance(self.scheduler, timesteps, num_guide_steps))
         if faces is None:
             latents = self._draw_latents(latents, len(texts), size, generator)
         else:
@@ -162,15 +167,21 @@ class FaceStylization(StyledPipeline):
                 f"callback_on_step_end_tensor_inputs has {', '.join(sorted(unknown))}; choose from {known}"
             )
 
-    def _sit(self, faces: Tensor, landmarks: Tensor | None, imagery_scale: float, times: int) -> Sitting | None:
-        """The faces (B,3,H,W), each `times` times in a row, before the loaded style's imagery.
+    def _sit(
+        self, faces: Tensor, landmarks: Tensor | None, photos: Tensor, times: int, **dials: float
+    ) -> Sitting | None:
+        """Faces (B,3,H,W), to be painted `times` times each, before the loaded style's imagery; None without one.
 
-        None where there is none, or none is wanted.
+        Args:
+            faces: the portraits.
+            landmarks: (1,189,2) or (B,189,2) pixels of them; None looks for them.
+            photos: (1,3,kH,kW) or (B,3,kH,kW), the same in more detail.
+            times: how often each is painted.
+            dials: of `Sitting`.
         """
-        imagery = self._load_imagery() if imagery_scale > 0 else None
+        imagery = self._load_imagery()
         if imagery is None:
             return None
-        faces = faces[::times]
         if landmarks is None:
             finder = place(load_face_finder(), faces.device)
             landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
@@ -180,7 +191,8 @@ class FaceStylization(StyledPipeline):
             raise ValueError(f"face_landmarks has {len(landmarks)} rows for {len(faces)} faces: give one, or one each")
         landmarks = landmarks.to(faces).expand(len(faces), -1, -1)
         portraits = list(map(Portrait, faces.split(1), landmarks.split(1)))
-        return Sitting(imagery, portraits, [imagery.describe(portrait) for portrait in portraits], times, imagery_scale)
+        targets = [imagery.describe(portrait) for portrait in portraits]
+        return Sitting(imagery, portraits, targets, photos.expand(len(faces), -1, -1, -1), times, **dials)
 
     def _finish(self, latents: Tensor, sitting: Sitting | None, enlargement: int, output_type: str) -> Any:
         """Pictures of latents, enlarged, and gone over with strokes where faces have sat."""

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from acfun.paths import CACHE_DIR_VARIABLE, atomic_write, cache_dir, mini_dir
 
@@ -37,7 +39,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with atomic_write(tmp_path / "atomic") as temporary:
-        temporary.touch()
+        safetensors.torch.save_file({"values": torch.zeros(2)}, temporary)
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

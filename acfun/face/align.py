@@ -74,12 +74,6 @@ def compose_transforms(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([outer[:, :, :2] @ inner[:, :, :2], shift], -1)
 
 
-def enlarge_transform(transform: Tensor, factor: float) -> Tensor:
-    """The (B,2,3) transform into pictures `factor` times as large; pixels are counted from their centres."""
-    shift = transform.new_tensor([0, 0, (factor - 1) / 2])
-    return factor * transform + shift
-
-
 def transform_points(points: Tensor, transform: Tensor) -> Tensor:
     """Apply (B,2,3) transforms to (B,N,2) points."""
     return points @ transform[:, :, :2].transpose(1, 2) + transform[:, :, 2].unsqueeze(1)

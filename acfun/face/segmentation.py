@@ -12,7 +12,7 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_polygon, draw_regions
-from acfun.images import tensor_to_array
+from acfun.images import blur, tensor_to_array
 
 SIDE = 128  # of the shorter side, pixels, at which parts are told apart
 NUM_COLOURS, NUM_REFINEMENTS, NUM_ROUNDS = 32, 8, 6
@@ -60,11 +60,11 @@ def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float) -> Te
     parts = torch.cat([drawn[:, _FACE].sum(1, keepdim=True), drawn[:, len(_FACE) :]], 1)
     eye_to_eye = points[0, 1] - points[0, 0]
     unit = float(eye_to_eye.norm().clamp(min=1))
-    expected = (_blur(parts, NEAR_BLUR * unit) + _blur(parts, FAR_BLUR * unit)) / 2
+    expected = (blur(parts, NEAR_BLUR * unit) + blur(parts, FAR_BLUR * unit)) / 2
     expected = expected + expected.new_tensor(ANYWHERE).view(1, 4, 1, 1)
     expected = expected / expected.sum(1, keepdim=True)
     below_brows = draw_polygon(points[:, list(FACE_OVAL)], size)[:, None] * ~_is_above_brows(points, size)
-    core = certainty * (_blur(below_brows, CORE_BLUR * unit) > MIN_CORE).float()
+    core = certainty * (blur(below_brows, CORE_BLUR * unit) > MIN_CORE).float()
     return torch.lerp(expected, expected.new_tensor([1.0, 0, 0, 0]).view(1, 4, 1, 1), core)
 
 
@@ -128,14 +128,3 @@ def _convert_to_lab(image: Tensor) -> Tensor:
 def _box(maps: Tensor, radius: int) -> Tensor:
     padded = F.pad(maps, (radius, radius, radius, radius), mode="replicate")
     return F.avg_pool2d(padded, 2 * radius + 1, 1)
-
-
-def _blur(maps: Tensor, deviation: float) -> Tensor:
-    """Maps (1,C,h,w) blurred by a normal distribution, edges repeated outwards."""
-    radius = int(3 * deviation) + 1
-    along = torch.arange(-radius, radius + 1, dtype=maps.dtype)
-    kernel = torch.exp(-0.5 * (along / deviation).square())
-    kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, -1)
-    padded = F.pad(maps, (radius, radius, radius, radius), mode="replicate")
-    across = F.conv2d(padded, kernel[:, :, None], groups=maps.shape[1])
-    return F.conv2d(across, kernel[..., None], groups=maps.shape[1])

@@ -11,7 +11,6 @@ from acfun.face.align import (
     FIVE_POINT_INDICES,
     INTER_PUPIL_FRACTION,
     arcface_template,
-    enlarge_transform,
     face_crop,
     five_points,
     invert_transform,
@@ -127,12 +126,6 @@ def test_pasting_changes_the_middle_and_leaves_no_seam() -> None:
     assert result[0, 0, eyes[1], eyes[0]] > 0.4
     assert torch.equal(result[..., 0, :], image[..., 0, :])
     assert (result[..., 1:] - result[..., :-1]).abs().max() < 0.25
-
-
-def test_a_transform_is_enlarged_around_pixel_centres() -> None:
-    landmarks = posed_landmarks(0.1, 0.6, (70.0, 50.0))
-    enlarged = enlarge_transform(portrait_transform(landmarks, 64), 2)
-    torch.testing.assert_close(enlarged, portrait_transform(landmarks, 128))
 
 
 def test_pasting_outside_the_image_changes_nothing() -> None:

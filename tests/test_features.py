@@ -1,0 +1,79 @@
+"""Features: the person's own light and shade where they are, and the painting everywhere else."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from acfun.face.regions import REGIONS, draw_regions
+from acfun.features import draw_features
+from acfun.images import compute_luma, resize
+from acfun.portrait import place_mean_face
+
+SIZE = 128
+LANDMARKS = place_mean_face(SIZE)
+MASKS = draw_regions(LANDMARKS[None], (SIZE, SIZE))
+HUE = torch.tensor([0.3, 0.0, -0.4])[None, :, None, None]
+
+
+def make_texture(seed: int, size: int = SIZE) -> Tensor:
+    """Fine grey texture (1,3,size,size), the same at each size."""
+    coarse = torch.rand((1, 1, 64, 64), generator=torch.Generator().manual_seed(seed)) - 0.5
+    return 0.6 * F.interpolate(coarse, size, mode="bicubic").expand(1, 3, size, size).contiguous()
+
+
+def draw(painting: Tensor, photo: Tensor, recoloured: Tensor | None = None, scale: float = 1.0) -> Tensor:
+    recoloured = resize(photo, SIZE) if recoloured is None else recoloured
+    return draw_features(painting, photo, recoloured, MASKS, LANDMARKS, scale)
+
+
+def correlate(first: Tensor, second: Tensor, name: str, size: int = SIZE) -> float:
+    inside = F.interpolate(MASKS, size)[0, REGIONS.index(name)] > 0.99
+    rows = [compute_luma(image)[0][inside] for image in (first, second)]
+    return float(torch.corrcoef(torch.stack(rows))[0, 1])
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_eyes_and_mouth_are_the_persons_and_the_background_the_paintings(factor: int) -> None:
+    photo, painting = make_texture(1, factor * SIZE), make_texture(2, factor * SIZE) + HUE
+    drawn = draw(painting, photo)
+    found = {name: correlate(drawn, photo, name, factor * SIZE) for name in ("eyes", "mouth", "skin")}
+    assert found["eyes"] > 0.8 and found["mouth"] > 0.8
+    assert 0.1 < found["skin"] < 0.7
+    background = F.interpolate(MASKS, factor * SIZE)[0, REGIONS.index("background")] == 1
+    outside = F.max_pool2d((~background).float()[None], 31, 1, 15)[0] == 0
+    torch.testing.assert_close(drawn[0][:, outside], painting[0][:, outside])
+
+
+def test_a_scale_of_0_leaves_the_painting_alone() -> None:
+    painting = make_texture(2) + HUE
+    torch.testing.assert_close(draw(painting, make_texture(1), scale=0.0), painting)
+
+
+def test_hues_are_the_paintings_but_for_the_lips() -> None:
+    painting = make_texture(2) + HUE
+    drawn = draw(painting, make_texture(1))
+    hue = drawn - compute_luma(drawn)[:, None]
+    skin, mouth = (MASKS[0, REGIONS.index(name)] > 0.99 for name in ("skin", "mouth"))
+    expected = (HUE - compute_luma(HUE)[:, None]).expand_as(hue)
+    far = F.max_pool2d(mouth[None].float(), 25, 1, 12)[0] == 0
+    torch.testing.assert_close(hue[0][:, skin & far], expected[0][:, skin & far], atol=1e-5, rtol=0)
+    assert float(hue[0][:, mouth].abs().mean()) < 0.7 * float(expected[0][:, mouth].abs().mean())
+
+
+def test_a_style_without_contrast_is_drawn_in_faintly() -> None:
+    painting, photo = torch.zeros(1, 3, SIZE, SIZE), make_texture(1)
+    eyes = MASKS[0, REGIONS.index("eyes")] > 0.99
+    spread = {
+        contrast: float(compute_luma(draw(painting, photo, contrast * photo))[0][eyes].std())
+        for contrast in (0.1, 0.6, 1.0)
+    }
+    assert spread[0.6] == pytest.approx(0.6 * spread[1.0], rel=0.02)
+    assert spread[0.1] == pytest.approx(0.5 * spread[1.0], rel=0.02)
+
+
+def test_a_face_stays_as_light_as_it_is_painted() -> None:
+    photo = make_texture(1) + 0.4
+    drawn = draw(torch.full((1, 3, SIZE, SIZE), -0.3), photo)
+    face = MASKS[0, : REGIONS.index("hair")].sum(0) > 0.99
+    assert float(drawn[0, 0][face].mean()) == pytest.approx(-0.3, abs=0.02)
