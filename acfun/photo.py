@@ -8,18 +8,21 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import paste_back, portrait_transform
 from acfun.face.finder import Face, FaceFinder, find_faces
-from acfun.images import contact_sheet, pil_to_tensor, resize, tensor_to_pil
-from acfun.portrait import STYLE_SIDE, cut_head, place_mean_face, scale_points
+from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
+from acfun.portrait import STYLE_SIDE, Portrait, cut_head, place_mean_face, scale_points
 from acfun.proportions import measure_departure, take_on
 from acfun.style import Style
 
 FaceChoice = Literal["all", "largest", "whole"]
 Extent = Literal["photo", "faces", "portraits"]
 SHAPE_SCALE = 0.75
+HEAD_REGIONS = ("skin", "eyes", "mouth", "hair")  # of a painted portrait, what is put back into the photograph
+HEAD_BLUR = 0.01  # of their outline, deviation in portraits
 MAX_SCENE_SIDE = 2  # longer side of a painted scene, in units of the base's resolution
 
 
@@ -160,11 +163,12 @@ def stylize_photo(
     photo = pil_to_tensor(image)
     if faces and paints_scene:
         photo = paint_scene(pipe, photo, faces[0], **sampling)
+    resolution = pipe.base.resolution
     for portrait in cut_portraits(image, faces, _choose_side(pipe, sampling)):
         painted = paint_portrait(pipe, portrait, **sampling)
         if portrait.transform is None:
             return tensor_to_pil(resize(painted, (image.height, image.width)))
-        photo = paste_back(photo, painted, portrait.transform)
+        photo = paste_back(photo, painted, portrait.transform, shown=_outline_head(portrait, resolution))
     return tensor_to_pil(photo)
 
 
@@ -201,9 +205,21 @@ def stylize_portraits(
 
 def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
     """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], k the enlargement, on the CPU."""
-    side, resolution = portrait.image.shape[-1], pipe.base.resolution
-    landmarks = scale_points(portrait.landmarks, (side, side), (resolution, resolution))
+    landmarks = _scale_landmarks(portrait, pipe.base.resolution)
     return _paint(pipe, portrait.image, landmarks, **sampling)
+
+
+def _outline_head(portrait: CutPortrait, resolution: int) -> Tensor:
+    """A soft mask (1,1,S,S) of face and hair, found at `resolution` pixels."""
+    head = Portrait(resize(portrait.image, resolution), _scale_landmarks(portrait, resolution))
+    mask = torch.stack([head.masks[name] for name in HEAD_REGIONS]).sum(0)[None, None]
+    soft = blur(mask, HEAD_BLUR * resolution)
+    return F.interpolate(soft, portrait.image.shape[-2:], mode="bilinear").clamp(0, 1)
+
+
+def _scale_landmarks(portrait: CutPortrait, resolution: int) -> Tensor:
+    side = portrait.image.shape[-1]
+    return scale_points(portrait.landmarks, (side, side), (resolution, resolution))
 
 
 def _choose_side(pipe: Any, sampling: Mapping[str, Any]) -> int:

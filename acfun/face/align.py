@@ -146,7 +146,9 @@ def portrait_crop(image: Tensor, landmarks: Tensor, size: int) -> tuple[Tensor, 
     return warp(image, transform, (size, size)), transform
 
 
-def paste_back(image: Tensor, stylized_crop: Tensor, transform: Tensor, feather: float = 0.12) -> Tensor:
+def paste_back(
+    image: Tensor, stylized_crop: Tensor, transform: Tensor, feather: float = 0.12, shown: Tensor | None = None
+) -> Tensor:
     """Put a stylized portrait crop back into the photograph it was cut from.
 
     Towards the edge of the crop the low frequencies of the photograph take over the crop's colours before
@@ -157,6 +159,7 @@ def paste_back(image: Tensor, stylized_crop: Tensor, transform: Tensor, feather:
         stylized_crop: (B,3,h,w) in [-1,1].
         transform: (B,2,3) from `portrait_crop` or `portrait_transform` at the size of `stylized_crop`.
         feather: width of the blended border as a fraction of the crop, in (0, 0.5].
+        shown: (B,1,h,w) in [0,1], how much is put back of each of the crop's pixels inside that border; all when None.
 
     Returns:
         (B,3,H,W) in [-1,1].
@@ -170,6 +173,7 @@ def paste_back(image: Tensor, stylized_crop: Tensor, transform: Tensor, feather:
     original_crop = warp(image, transform, (height, width))
     mask = _feather_mask(height, width, feather).to(stylized_crop).expand(len(image), 1, height, width)
     matched = stylized_crop + (1 - mask) * _low_frequencies(original_crop - stylized_crop, feather)
+    mask = mask if shown is None else mask * shown.to(mask)
     top, left, box_height, box_width = _covered_box(transform, (height, width), (image.shape[-2], image.shape[-1]))
     if box_height == 0 or box_width == 0:
         return image.clone()
