@@ -164,7 +164,7 @@ def build_callback(
         names: of the tensors that the callback is given; None stands for what there is not.
     """
 
-    def call(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor | None) -> Tensor:
+    def call(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
         given: dict[str, Any] = {name: getattr(conditions, name, None) for name in names}
         given |= {"latents": latents} if "latents" in names else {}
         changed = callback(pipe, index, timestep, given)

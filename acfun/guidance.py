@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +11,10 @@ from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
 from acfun.imagery import FaceTargets, Imagery
 from acfun.portrait import Portrait
-from acfun.sampling import OnStep, build_guidance, denoise, find_noise, select_timesteps
+from acfun.sampling import denoise, descend, find_noise, select_timesteps
 
 WEIGHTS = {"statistics": 0.2, "structure": 4.0, "shading": 4.0, "identity": 2.0}
-# Large moves while predictions still smooth them, many small ones at the end: large ones there are grain.
-MOVE, LAST_MOVE, NUM_LAST_MOVES = 0.1, 0.01, 12
-NUM_STEPS = 1
+NUM_GUIDE_STEPS, GUIDE_STEP = 6, 0.02
 BARE_PROMPT = "a photo"
 STRENGTH = 0.4  # how far sketches are noised before they are painted
 PAIR_STEPS = 20
@@ -57,25 +54,12 @@ class Sitting:
         sketches = torch.cat([self.imagery.sketch(*row, freedom=self.freedom) for row in rows])
         return sketches.repeat_interleave(self.times, 0)
 
-    def build_guidance(self, scheduler: Any, timesteps: Tensor, num_steps: int = NUM_STEPS) -> OnStep:
-        """For `denoise`: moves after each step towards the people, and towards the style's colours.
-
-        Args:
-            scheduler: after `set_timesteps`.
-            timesteps: (S,) those that `denoise` will run.
-            num_steps: moves after each sampling step, and `NUM_LAST_MOVES` times as many after the last.
-        """
+    def guide(self, latents: Tensor, num_steps: int = NUM_GUIDE_STEPS) -> Tensor:
+        """Painted portraits, latents (B,C,h,w), moved towards the people and towards the style's colours."""
         dials = {"statistics": self.freedom, "identity": self.identity_scale}
         weights = {name: weight * dials.get(name, 1.0) for name, weight in WEIGHTS.items()}
-        return build_guidance(
-            self.imagery.build_measure(self.sitters, weights, torch.Generator().manual_seed(0)),
-            scheduler,
-            timesteps,
-            move=MOVE,
-            num_moves=num_steps,
-            last_move=LAST_MOVE,
-            num_last_moves=NUM_LAST_MOVES * num_steps,
-        )
+        measure = self.imagery.build_measure(self.sitters, weights, torch.Generator().manual_seed(0))
+        return descend(latents, measure, num_steps, GUIDE_STEP)
 
     def finish(self, images: Tensor, enlargement: int = 1) -> Tensor:
         """Painted portraits (B,3,H,W), `enlargement` times as large, with the strokes and features they have lost."""
@@ -101,7 +85,6 @@ def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], fac
         clean = encode_latents(base.vae, sitting.sketch())
         noise = find_noise(predict, base.scheduler, clean, timesteps)
         noised = base.scheduler.add_noise(clean, noise, timesteps[:1])
-        guidance = sitting.build_guidance(base.scheduler, timesteps)
-        latents = denoise(predict, base.scheduler, noised, timesteps, on_steps=[guidance])
+        latents = sitting.guide(denoise(predict, base.scheduler, noised, timesteps))
         painted.append(encode_latents(base.vae, sitting.finish(decode_latents(base.vae, latents))))
     return torch.cat(painted)

@@ -1,6 +1,6 @@
 """Denoising and inverting latents with any noise scheduler of diffusers: one loop for all that samples."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from acfun.losses import predict_original_sample
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(latents (B,C,h,w), timestep ()) → the UNet's prediction (B,C,h,w), guidance included."""
 
-OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(index, timestep (), latents after the step (B,C,h,w), predicted clean latents (B,C,h,w)) → latents to go on with."""
+OnStep = Callable[[int, Tensor, Tensor], Tensor]
+"""(index, timestep (), latents after the step (B,C,h,w)) → latents to go on with."""
 
 Measure = Callable[[Tensor], Tensor]
 """Clean latents (B,C,h,w) → how far they are from what is wanted (), a mean over the batch, differentiable."""
@@ -48,7 +48,7 @@ def denoise(
     timesteps: Iterable[Tensor],
     *,
     step_kwargs: dict[str, Any] | None = None,
-    on_steps: Sequence[OnStep] = (),
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Run the scheduler over `timesteps`; returns latents (B,C,h,w).
 
@@ -58,17 +58,14 @@ def denoise(
         latents: (B,C,h,w) at the noise level of the first timestep.
         timesteps: () each, of those that were set; the run ends where they do.
         step_kwargs: passed to `scheduler.step` (generator, eta).
-        on_steps: called one after the other after each step.
+        on_step: called after each step.
     """
     for index, timestep in enumerate(timesteps):
         noisy = scheduler.scale_model_input(latents, timestep)
         model_pred = predict(noisy, timestep)
         latents = scheduler.step(model_pred, timestep, latents, **(step_kwargs or {})).prev_sample
-        if on_steps:
-            alphas = _find_level(scheduler, timestep, latents).clamp(_MARGIN, 1 - _MARGIN).expand(len(latents))
-            clean = predict_original_sample(model_pred, noisy, alphas, scheduler.config.prediction_type)
-        for on_step in on_steps:
-            latents = on_step(index, timestep, latents, clean)
+        if on_step is not None:
+            latents = on_step(index, timestep, latents)
     return latents
 
 
@@ -116,48 +113,24 @@ def _find_level(scheduler: Any, timestep: Tensor, latents: Tensor) -> Tensor:
     return alpha
 
 
-def build_guidance(
-    measure: Measure,
-    scheduler: Any,
-    timesteps: Tensor,
-    *,
-    move: float,
-    num_moves: int,
-    last_move: float,
-    num_last_moves: int,
-) -> OnStep:
-    """For `denoise`: after each step the predicted clean latents descend on `measure`, and the latents move along.
+def descend(latents: Tensor, measure: Measure, num_moves: int, length: float) -> Tensor:
+    """Clean latents (B,C,h,w) moved down a measure.
 
-    The backward part of universal guidance (Bansal et al. 2023, https://arxiv.org/abs/2302.07121), with the noise of a
-    step left as it was predicted. The gradient of each sample has root mean square 1 before it is scaled: with a sign
-    or a moment for every latent, as Adam has them, faint gradients turn into grain.
+    The backward part of universal guidance (Bansal et al. 2023, https://arxiv.org/abs/2302.07121), at the end of
+    sampling alone. The gradient of each sample has root mean square 1 before it is scaled: with a sign or a moment for
+    every latent, as Adam has them, faint gradients turn into grain.
 
     Args:
+        latents: (B,C,h,w).
         measure: what to descend on.
-        scheduler: after `set_timesteps`.
-        timesteps: (S,) those that `denoise` will run.
-        move: root mean square of a move at full noise, in units of the latents' own deviation; falls with the noise.
-        num_moves: after each sampling step but the last.
-        last_move: after the last step, whose moves no prediction smooths again.
-        num_last_moves: likewise.
+        num_moves: how often.
+        length: root mean square of a move, in units of the sample's own deviation.
     """
-    noise_levels = [(1 - _find_level(scheduler, timestep, timesteps.float())).sqrt() for timestep in timesteps]
-    plan = [[move * float(level)] * num_moves for level in noise_levels[:-1]] + [[last_move] * num_last_moves]
-    shares = [_find_level(scheduler, timestep, timesteps.float()).sqrt() for timestep in timesteps[1:]]
-    if float(scheduler.init_noise_sigma) > 1:  # such schedulers keep the clean part of their latents at full size
-        shares = [torch.ones_like(share) for share in shares]
-    shares.append(timesteps.new_ones((), dtype=torch.float32))
-
-    def guide(index: int, timestep: Tensor, latents: Tensor, pred_original_sample: Tensor) -> Tensor:
-        clean = start = pred_original_sample.detach()
-        deviation = start.flatten(1).std(dim=1).view(-1, 1, 1, 1)
-        for length in plan[index]:
-            with torch.enable_grad():
-                clean = clean.requires_grad_()
-                (grad,) = torch.autograd.grad(measure(clean), clean)
-            rms = grad.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12).view(-1, 1, 1, 1)
-            clean = (clean - length * deviation * grad / rms).detach()
-        moved: Tensor = latents + shares[index].to(latents) * (clean - start)
-        return moved
-
-    return guide
+    deviation = latents.flatten(1).std(dim=1).view(-1, 1, 1, 1)
+    for _ in range(num_moves):
+        with torch.enable_grad():
+            latents = latents.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(measure(latents), latents)
+        rms = grad.flatten(1).square().mean(dim=1).sqrt().clamp(min=1e-12).view(-1, 1, 1, 1)
+        latents = latents.detach() - length * deviation * grad / rms
+    return latents

@@ -18,7 +18,7 @@ from acfun.conditioning import Faces, build_callback, encode_prompts, pair, pred
 from acfun.devices import place
 from acfun.face.finder import load_face_finder
 from acfun.face.networks import NUM_LANDMARKS
-from acfun.guidance import BARE_PROMPT, NUM_STEPS, STRENGTH, Sitting
+from acfun.guidance import BARE_PROMPT, NUM_GUIDE_STEPS, STRENGTH, Sitting
 from acfun.images import resize
 from acfun.pipelines.styled import StyledPipeline
 from acfun.portrait import Portrait, find_landmarks
@@ -43,7 +43,7 @@ class FaceStylization(StyledPipeline):
         style_scale: float = 1.0,
         imagery_scale: float = 1.0,
         identity_scale: float = 1.0,
-        num_guide_steps: int = NUM_STEPS,
+        num_guide_steps: int = NUM_GUIDE_STEPS,
         structure_scale: float = 1.0,
         color_scale: float = 1.0,
         guidance_scale: float = 1.0,
@@ -76,7 +76,7 @@ class FaceStylization(StyledPipeline):
                 laid out in them before it is painted and gone over with them afterwards. 0 paints without them, and
                 without the guide. Only with a face, and a style that keeps its style image.
             identity_scale: ≥ 0; how far features are drawn as they are, and how strongly it is guided to the person.
-            num_guide_steps: moves of the guide after each sampling step, which holds it to the person; 0 leaves it out.
+            num_guide_steps: moves of the guide after sampling, which brings the person back; 0 leaves it out.
             structure_scale: multiplies style_scale in the UNet's decoder, which carries shapes.
             color_scale: multiplies style_scale in the UNet's encoder, which carries texture and colour.
             guidance_scale: classifier-free guidance; 1 switches it off.
@@ -112,14 +112,12 @@ class FaceStylization(StyledPipeline):
         image_embeds = self._encode_images(ip_adapter_image, len(texts), guidance_scale > 1)
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
-        on_steps: list[OnStep] = []
+        on_step: OnStep | None = None
         sitting = None
         if face is not None and faces is not None and imagery_scale > 0:
             photos = prepare_faces(face, (enlargement * size[0], enlargement * size[1])).to(faces)
             dials = {"freedom": imagery_scale, "identity_scale": identity_scale}
             sitting = self._sit(faces[::num_images_per_prompt], face_landmarks, photos, num_images_per_prompt, **dials)
-        if sitting is not None and num_guide_steps > 0:
-            on_steps.append(sitting.build_guidance(self.scheduler, timesteps, num_guide_steps))
         if faces is None:
             latents = self._draw_latents(latents, len(texts), size, generator)
         else:
@@ -134,7 +132,7 @@ class FaceStylization(StyledPipeline):
             conditions.image_embeds = image_embeds
             if callback_on_step_end is not None:
                 names = callback_on_step_end_tensor_inputs
-                on_steps.append(build_callback(callback_on_step_end, self, conditions, names))
+                on_step = build_callback(callback_on_step_end, self, conditions, names)
 
             def predict(current: Tensor, timestep: Tensor) -> Tensor:
                 scale = self._guidance_scale
@@ -142,7 +140,9 @@ class FaceStylization(StyledPipeline):
 
             steps = takewhile(lambda _: not self._interrupt, timesteps)
             step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
-            latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_steps=on_steps)
+            latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_step=on_step)
+        if sitting is not None and not self._interrupt:
+            latents = sitting.guide(latents, num_guide_steps)
         images = latents if output_type == "latent" else self._finish(latents, sitting, enlargement, output_type)
         self.maybe_free_model_hooks()
         return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None)

@@ -131,7 +131,7 @@ def test_a_callback_gets_what_it_asks_for_and_changes_what_it_returns() -> None:
 
     call = build_callback(callback, "pipe", conditions, ["latents", "negative_prompt_embeds"])
     latents = make_latents(1)
-    torch.testing.assert_close(call(4, torch.tensor(7), latents, latents), latents + 1)
+    torch.testing.assert_close(call(4, torch.tensor(7), latents), latents + 1)
     assert seen.keys() == {"latents", "negative_prompt_embeds", "pipe", "index"}
     assert seen["negative_prompt_embeds"] is None
     assert not conditions.prompt_embeds.any()

@@ -8,8 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
 from torch import Tensor
 
-from acfun.losses import predict_original_sample
-from acfun.sampling import Predict, build_guidance, denoise, find_noise, invert, select_timesteps
+from acfun.sampling import Predict, denoise, descend, find_noise, invert, select_timesteps
 
 CPU = torch.device("cpu")
 DEVIATION = 0.5
@@ -116,25 +115,19 @@ def test_found_noise_serves_every_scheduler(build: Callable[..., Any]) -> None:
     assert relative_error(denoise(predict, scheduler, noised, timesteps), latents) < 0.05
 
 
-def test_hooks_are_called_in_order_after_every_step() -> None:
+def test_a_hook_is_called_after_every_step_and_changes_the_latents() -> None:
     scheduler = build_ddim()
     timesteps, calls = select_timesteps(scheduler, 10, 0.3, CPU), []
 
-    def note(index: int, timestep: Tensor, latents: Tensor, clean: Tensor) -> Tensor:
+    def add(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
         calls.append((index, int(timestep)))
         return latents + 1
 
-    def double(index: int, timestep: Tensor, latents: Tensor, clean: Tensor) -> Tensor:
-        return 2 * latents
-
     predict, latents = build_predict(scheduler), make_latents()
-    last = denoise(predict, scheduler, latents, timesteps[:2])
-    result = denoise(predict, scheduler, latents, timesteps[:1], on_steps=[note, double])
-    expected = 2 * (denoise(predict, scheduler, latents, timesteps[:1]) + 1)
-    torch.testing.assert_close(result, expected)
-    denoise(predict, scheduler, latents, timesteps, on_steps=[note])
+    result = denoise(predict, scheduler, latents, timesteps[:1], on_step=add)
+    torch.testing.assert_close(result, denoise(predict, scheduler, latents, timesteps[:1]) + 1)
+    denoise(predict, scheduler, latents, timesteps, on_step=add)
     assert calls[1:] == list(enumerate(timesteps.tolist()))
-    assert not torch.allclose(last, result)
 
 
 def test_step_arguments_reach_the_scheduler() -> None:
@@ -149,55 +142,12 @@ def test_step_arguments_reach_the_scheduler() -> None:
     assert not torch.equal(sample(0), sample(1))
 
 
-def test_guidance_moves_each_sample_by_its_step_and_the_last_one_all_the_way() -> None:
-    scheduler = build_ddim()
-    timesteps = select_timesteps(scheduler, 10, 0.3, CPU)
-    latents, clean = make_latents(), make_latents() + 1
-    target = torch.full_like(clean, 5.0)
-    guide = build_guidance(
-        lambda part: (part - target).square().mean(),
-        scheduler,
-        timesteps,
-        move=0.2,
-        num_moves=1,
-        last_move=0.1,
-        num_last_moves=3,
-    )
-    deviation = clean.flatten(1).std(dim=1)
-    with torch.no_grad():
-        moves = [guide(index, timestep, latents, clean) - latents for index, timestep in enumerate(timesteps)]
-    share = scheduler.alphas_cumprod[timesteps[1]].sqrt()
-    rms = [move.flatten(1).square().mean(1).sqrt() for move in moves]
-    level = (1 - scheduler.alphas_cumprod[timesteps[0]]).sqrt()
-    torch.testing.assert_close(rms[0], share * 0.2 * level * deviation)
-    torch.testing.assert_close(rms[2], 0.3 * deviation, rtol=0.02, atol=0)
-    assert all((move * (target - clean) > 0).all() for move in moves)
-
-
-def test_guided_sampling_ends_nearer_to_what_is_measured() -> None:
-    scheduler = build_ddim()
-    timesteps, latents = select_timesteps(scheduler, 10, 0.5, CPU), make_latents()
-    target = torch.full_like(latents, 0.5)
-
-    def measure(clean: Tensor) -> Tensor:
-        return (clean - target).square().mean()
-
-    guide = build_guidance(measure, scheduler, timesteps, move=0.1, num_moves=1, last_move=0.1, num_last_moves=2)
-    plain = denoise(build_predict(scheduler), scheduler, latents, timesteps)
-    guided = denoise(build_predict(scheduler), scheduler, latents, timesteps, on_steps=[guide])
-    assert measure(guided) < 0.8 * measure(plain)
-
-
-def test_a_predicted_clean_sample_is_what_the_step_used() -> None:
-    scheduler = build_ddim()
-    timesteps, predict, latents = select_timesteps(scheduler, 10, 0.3, CPU), build_predict(scheduler), make_latents()
-    seen: list[Tensor] = []
-
-    def note(index: int, timestep: Tensor, current: Tensor, clean: Tensor) -> Tensor:
-        seen.append(clean)
-        return current
-
-    denoise(predict, scheduler, latents, timesteps[:1], on_steps=[note])
-    alphas = scheduler.alphas_cumprod[timesteps[:1]].expand(2)
-    expected = predict_original_sample(predict(latents, timesteps[0]), latents, alphas, "epsilon")
-    torch.testing.assert_close(seen[0], expected)
+def test_a_descent_moves_each_sample_by_its_own_measure() -> None:
+    latents, target = make_latents() * torch.tensor([1.0, 3.0])[:, None, None, None], 5.0
+    moved = descend(latents, lambda part: (part - target).square().mean(), 3, 0.1)
+    move = moved - latents
+    assert (move * (target - latents) > 0).all()
+    rms = move.flatten(1).square().mean(1).sqrt()
+    torch.testing.assert_close(rms, 0.3 * latents.flatten(1).std(dim=1), rtol=0.02, atol=0)
+    assert not moved.requires_grad
+    assert torch.equal(descend(latents, torch.sum, 0, 0.1), latents)

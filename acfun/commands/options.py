@@ -99,12 +99,12 @@ ImageryScale = Annotated[
 ]
 IdentityScale = Annotated[
     float | None,
-    typer.Option(min=0, max=10, show_default="1.0", help="Guides to the person.", rich_help_panel="Sampling"),
+    typer.Option(min=0, max=10, show_default="1.0", help="How closely it is the person.", rich_help_panel="Sampling"),
 ]
 GuideSteps = Annotated[
     int | None,
     typer.Option(
-        min=0, max=20, show_default="1", help="Moves of the guide a step; 0 for none.", rich_help_panel="Sampling"
+        min=0, max=50, show_default="6", help="Moves towards the person; 0 for none.", rich_help_panel="Sampling"
     ),
 ]
 ShapeScale = Annotated[
