@@ -43,7 +43,7 @@ PLANS = (Plan(4, 1, 4, 1), Plan(4, 2, 4, 2), Plan(3, 3, 1, 4))  # coarse to fine
 FINISHING = Plan(4, 2, 1, 3)
 CANVAS_NOISE = 0.3  # on the background at the coarsest scale: a flat wall gives strokes nothing to begin with
 # How closely luma is kept: by what a patch is of, and the more, up to a deviation of FULL_CONTRAST, there is to see.
-LUMA_WEIGHTS_BY_REGION = {"skin": 2.0, "eyes": 4.0, "mouth": 6.0, "hair": 1.0, "body": 0.6, "background": 0.4}
+LUMA_WEIGHTS_BY_REGION = {"skin": 2.0, "eyes": 4.0, "mouth": 6.0, "hair": 1.0, "body": 1.2, "background": 0.6}
 MIN_LUMA_WEIGHT, MAX_LUMA_WEIGHT, FULL_CONTRAST = 0.5, 5.5, 0.15
 KEPT_SHARES = {"skin": 0.05, "eyes": 0.4, "mouth": 0.4}  # of the picture, in a sketch
 MOUTH_AS_SKIN = (
