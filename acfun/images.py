@@ -50,19 +50,23 @@ _DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EO
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-def load_image(path: Path | str) -> Image.Image:
+def load_image(path: Path | str, content: bytes | None = None) -> Image.Image:
     """Read a picture as upright sRGB.
 
     EXIF rotation is applied, animated pictures give their first frame, what is transparent lies on white, a
     usable colour profile is followed, deeper grey is scaled to 8 bits, and pictures wider or higher than
     `MAX_SIDE` are reduced to it. Baseline JPEG files of any size are decoded at a reduced size.
 
+    Args:
+        path: of the file.
+        content: of the file, where it has been read already; `path` only names it then.
+
     Raises:
         ImageError: the file is missing, empty, no picture, cut off, smaller than `MIN_SIDE`, or larger than
             `MAX_PIXELS` in a format that cannot be decoded at a reduced size.
     """
     path = Path(path)
-    with _open_image(path) as file:
+    with _open_image(path, content) as file:
         _check_sides(path, *file.size)
         if not file.info.get("progressive"):  # all coefficients of a progressive JPEG are held in memory
             file.draft(None, (MAX_SIDE, MAX_SIDE))
@@ -207,15 +211,19 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, labels: Sequence[
 
 
 @contextmanager
-def _open_image(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """The opened file; what its reader raises inside the block becomes an `ImageError`."""
-    _check_file(path)
+    if content is None:
+        _check_file(path)
+    else:
+        _check_size(path, len(content))
     limit = Image.MAX_IMAGE_PIXELS
     try:
         Image.MAX_IMAGE_PIXELS = None  # our own limit names the size and the remedy, and spares JPEG
         # Pillow warns of broken metadata beside sound pixels.
         no_warnings = warnings.catch_warnings(action="ignore", category=UserWarning)
-        with no_warnings, Image.open(path, formats=INPUT_FORMATS) as file:
+        source = path if content is None else BytesIO(content)
+        with no_warnings, Image.open(source, formats=INPUT_FORMATS) as file:
             yield file
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: this is not an image that can be read; convert it to PNG or JPEG") from error
@@ -247,7 +255,11 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path}: this is a folder; give the image files in it")
     if not path.is_file():
         raise ImageError(f"{path}: there is no such file; check the path")
-    if path.stat().st_size == 0:
+    _check_size(path, path.stat().st_size)
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
 
 

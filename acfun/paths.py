@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CACHE_DIR_VARIABLE = "ACFUN_CACHE_DIR"
+URL_MARK = "://"
 
 
 def mini_dir() -> Path:
@@ -19,6 +20,11 @@ def cache_dir() -> Path:
     if os.environ.get(CACHE_DIR_VARIABLE):
         return Path(os.environ[CACHE_DIR_VARIABLE])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "acfun"
+
+
+def is_url(place: str) -> bool:
+    """Whether it is a URL (`s3://…`, `gs://…`, `file://…`), not a path."""
+    return URL_MARK in place
 
 
 @contextmanager

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from acfun.commands import options
+from acfun.commands.batch import BATCH_SIZE, apply_batch
 from acfun.commands.recording import record, save_results
 from acfun.commands.session import Session, make_output_dir, print_error
 from acfun.errors import ConfigError, ImageError, ManifestError, NoFaceFoundError
+from acfun.paths import is_url
 
 SUFFIX = ".png"
 
@@ -16,9 +18,11 @@ SUFFIX = ".png"
 def apply(
     context: typer.Context,
     style: Annotated[Path, typer.Argument(help="Style file.")],
-    photos: Annotated[list[Path], typer.Argument(help="Photographs to be painted.")],
+    photos: Annotated[
+        list[str], typer.Argument(help="Photographs to be painted; for batches also folders, and URLs of either.")
+    ],
     *,
-    output: options.OutputDir,
+    output: options.OutputPlace,
     faces: options.Faces = "all",
     paint: options.Paint = "photo",
     prompt: options.Prompt = None,
@@ -37,6 +41,9 @@ def apply(
     identity_encoder: options.IdentityEncoder = None,
     face_detector: options.FaceDetector = None,
     seed: options.Seed = 0,
+    workers: options.Workers = None,
+    cluster: options.Cluster = None,
+    batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     base: options.StyleBaseName = None,
     base_config: options.BaseConfig = None,
@@ -44,16 +51,25 @@ def apply(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Paint photographs in a fitted style; what cannot be painted is named, and the others are."""
+    """Paint photographs in a fitted style; what cannot be painted is named, and the others are.
+
+    With --workers, --cluster or --batch-size, or where a URL is given, it is a batch on Ray: of whole folders, with a
+    table of what became of each file, manifest.parquet, in the output folder. The same command again does what is left.
+    """
     from acfun.face.detection import load_finder
     from acfun.images import load_image
     from acfun.photo import choose_faces, stylize
     from acfun.style import Style
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
+    if any((workers, cluster, batch_size)) or any(map(is_url, (output, *photos))):
+        size = batch_size or BATCH_SIZE
+        apply_batch(session, style, photos, output, context.params, workers=workers, cluster=cluster, batch_size=size)
+        return
     loaded_style = Style.load(style)
-    targets = name_targets(photos, output)
-    make_output_dir(output)
+    directory = Path(output)
+    targets = name_targets([Path(photo) for photo in photos], directory)
+    make_output_dir(directory)
     loaded = session.load_style_base(loaded_style, base, base_config)
     pipe = session.build_pipeline(loaded, loaded_style, identity_encoder)
     finder = None if face_detector is None else load_finder(face_detector, device)

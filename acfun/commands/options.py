@@ -70,6 +70,30 @@ FitFaces = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Picture to write.")]
 OutputDir = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; made if need be.")]
+OutputPlace = Annotated[
+    str, typer.Option("--output", "-o", help="Folder to write to, made if need be; or the URL of one.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, show_default="one a GPU, or a core", help="Paint whole folders on so many.", rich_help_panel="Batches"
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        show_default="this machine", help="Ray cluster to paint on: its address, or auto.", rich_help_panel="Batches"
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        show_default="16",
+        help="Photographs that a worker paints before it adds them to the manifest.",
+        rich_help_panel="Batches",
+    ),
+]
 Paint = Annotated[
     Literal["photo", "faces", "portraits"],
     typer.Option(help="The whole photo, only the faces in it, or the painted portraits alone."),

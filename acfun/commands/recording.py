@@ -52,9 +52,9 @@ def record(
         return None
     given = dict(options) if config is None else {**options, **asdict(config)}
     models = {role: given[role] for role in MODEL_OPTIONS if given.get(role) is not None}
-    local = {role: value for role, value in models.items() if _is_local(value)}
+    local = {role: value for role, value in models.items() if is_local(value)}
     inputs = note_inputs({**files, **{role: value for role, value in local.items() if role != "base"}})
-    base_name = Path(base.name).name if _is_local(base.name) else base.name
+    base_name = Path(base.name).name if is_local(base.name) else base.name
     described = Input(base_name, base.fingerprint)
     return Manifest(
         command=command,
@@ -90,6 +90,6 @@ def save_results(
     return [str(target) for target in paths]
 
 
-def _is_local(name: str) -> bool:
+def is_local(name: str | None) -> bool:
     """Whether a model's name is a path on this machine."""
-    return name not in _MODEL_WORDS and Path(name).exists()
+    return name is not None and name not in _MODEL_WORDS and Path(name).exists()

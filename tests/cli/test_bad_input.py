@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import Result
 
-from tests.cli.tools import draw, run
+from tests.cli.tools import check_explained, draw, run
 
 
 def break_image(kind: str, directory: Path) -> Path:
@@ -42,15 +41,6 @@ def test_bad_pictures_are_explained_before_anything_is_loaded(
     result = run("fit", good, "--face", bad, "-o", tmp_path / "s.safetensors", "--base", "no/such/base")
     check_explained(result, str(bad), message)
     assert not output.exists()
-
-
-def check_explained(result: Result, *parts: str) -> None:
-    assert result.exit_code == 1
-    assert isinstance(result.exception, SystemExit)
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    for part in parts:
-        assert part in result.stderr
 
 
 def test_wrong_style_files_are_explained(folder: Path, style: Path, tmp_path: Path) -> None:

@@ -21,6 +21,16 @@ def run_well(*arguments: object) -> Result:
     return result
 
 
+def check_explained(result: Result, *parts: str) -> None:
+    """The command ended with an explained error that has these parts, and without a result."""
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for part in parts:
+        assert part in result.stderr
+
+
 def draw(path: Path, seed: int, size: tuple[int, int] = (90, 60)) -> Path:
     """Write a picture of coloured patches, (width, height) pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
