@@ -14,7 +14,7 @@ from acfun.portrait import Portrait
 from acfun.sampling import denoise, descend, find_noise, select_timesteps
 
 WEIGHTS = {"statistics": 0.2, "structure": 4.0, "shading": 4.0, "identity": 2.0}
-NUM_GUIDE_STEPS, GUIDE_STEP = 6, 0.02
+NUM_GUIDE_STEPS, GUIDE_STEP = 4, 0.025
 BARE_PROMPT = "a photo"
 STRENGTH = 0.4  # how far sketches are noised before they are painted
 PAIR_STEPS = 20

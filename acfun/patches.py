@@ -19,7 +19,7 @@ SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
 COHERENCE, FLOOR = 0.25, 0.002  # what each neighbour that agrees is worth, and from which squared distance on
 NUM_COMPLETENESS_QUERIES = 1500  # at least, where there are as many; at most twice that
 MAX_KEYS = 32768  # of a search; more of the painting's patches than that are thinned out
-QUERIES_PER_CHUNK = 1024
+QUERIES_PER_CHUNK = 128  # few enough that their distances to all keys stay in the processor's cache
 
 
 @dataclass(frozen=True)

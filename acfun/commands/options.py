@@ -128,7 +128,7 @@ IdentityScale = Annotated[
 GuideSteps = Annotated[
     int | None,
     typer.Option(
-        min=0, max=50, show_default="6", help="Moves towards the person; 0 for none.", rich_help_panel="Sampling"
+        min=0, max=50, show_default="4", help="Moves towards the person; 0 for none.", rich_help_panel="Sampling"
     ),
 ]
 ShapeScale = Annotated[
