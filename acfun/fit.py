@@ -164,14 +164,14 @@ class _Fit:
                 if report is not None and self.accelerator.is_main_process:
                     left = (time.monotonic() - start) / (self.step - first) * (config.max_steps - self.step)
                     preview = self._decode(pred) if _is_due(self.step, config.preview_every) else None
-                    figures = {name: float(loss.detach()) for name, loss in losses.items()}
+                    figures = {name: float(loss) for name, loss in losses.items()}
                     report(Progress(self.step, config.max_steps, figures, left, preview))
             if saved < self.step < config.max_steps:
                 self._save()
         self.model.eval()
 
     def _take_step(self) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser step; losses by name, and the predicted clean latents (B,C,h,w)."""
+        """One optimiser step; losses of all processes by name, and this one's predicted clean latents (B,C,h,w)."""
         config, accelerator = self.config, self.accelerator
         # Every process draws the whole batch, so that one and several processes see the same rows.
         names, num_faces = frozenset(self.weights), config.batch_size * accelerator.num_processes
@@ -185,7 +185,7 @@ class _Fit:
         norm = accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         self._step_unless_spoilt(float(norm))
         self.optimizer.zero_grad(set_to_none=True)
-        return losses, pred
+        return {name: accelerator.reduce(loss.detach(), "mean") for name, loss in losses.items()}, pred
 
     def _note_imagery(self, batch: Batch, pred: Tensor) -> None:
         """Move the imagery of the batch's faces towards what was just predicted, the more the less noise there was."""

@@ -1,5 +1,6 @@
 """The fit under accelerate: one and two processes, equal replicas, and kill -9 with resume to the same bytes."""
 
+import json
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from acfun.style import Style
@@ -33,6 +35,22 @@ from acfun.fit import fit_style
 state = PartialState(cpu=True)
 style = fit_style(load_config(FitConfig, Path(sys.argv[1]), {"device": "cpu"}))
 style.save(Path(sys.argv[2]) / f"rank{state.process_index}.safetensors")
+"""
+# AFun has dropout, which each process draws for itself.
+WRITE_LOSSES = """
+import json, sys
+from pathlib import Path
+from accelerate import PartialState
+from acfun.config import FitConfig, load_config
+from acfun.fit import fit_style
+state = PartialState(cpu=True)
+batch_size = 4 // state.num_processes
+options = {"device": "cpu", "batch_size": batch_size, "use_afun": False, "objective": "two_target"}
+losses = []
+style = fit_style(load_config(FitConfig, Path(sys.argv[1]), options), report=lambda part: losses.append(part.losses))
+if state.is_main_process:
+    (Path(sys.argv[2]) / f"losses{state.num_processes}.json").write_text(json.dumps(losses))
+    style.save(Path(sys.argv[2]) / f"style{state.num_processes}.safetensors")
 """
 KILL_AT_STEP = """
 import os, sys
@@ -94,6 +112,20 @@ def test_two_processes_give_equal_replicas(config: Path, tmp_path: Path) -> None
     launch(2, script, add_run_dir(config, tmp_path), tmp_path)
     first, second = ((tmp_path / f"rank{rank}.safetensors").read_bytes() for rank in (0, 1))
     assert first == second
+
+
+def test_one_and_two_processes_fit_alike_with_the_same_batch(config: Path, tmp_path: Path) -> None:
+    script = tmp_path / "write_losses.py"
+    script.write_text(WRITE_LOSSES, encoding="utf-8")
+    for num_processes in (1, 2):
+        launch(num_processes, script, add_run_dir(config, tmp_path / str(num_processes)), tmp_path)
+    one, two = (json.loads((tmp_path / f"losses{count}.json").read_text(encoding="utf-8")) for count in (1, 2))
+    assert len(one) == len(two) == MAX_STEPS
+    for first, second in zip(one, two, strict=True):
+        assert first == pytest.approx(second, rel=1e-5)
+    styles = [Style.load(tmp_path / f"style{count}.safetensors").tensors for count in (1, 2)]
+    for name, tensor in styles[0].items():
+        torch.testing.assert_close(tensor, styles[1][name], rtol=1e-3, atol=1e-5)
 
 
 def test_the_script_on_two_processes_saves_once(config: Path, tmp_path: Path) -> None:
