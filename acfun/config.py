@@ -16,6 +16,7 @@ from acfun.errors import ConfigError
 Config = TypeVar("Config")
 Objective = Literal["imagery", "two_target", "time_split", "shared", "pseudo_pair"]
 Group = Literal["encoder", "middle", "decoder"]
+Memory = Literal["auto", "24gb", "12gb", "8gb", "6gb"]
 
 # Which losses an objective is made of: the keys of `loss_weights`, each the first part of a field `<key>_weight`.
 _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {
@@ -64,7 +65,9 @@ class FitConfig:
         denoise_weight: `imagery`, `pseudo_pair`: denoising of crops of the style image.
         num_sampled_faces: faces drawn from the base when none is given.
         seed: of everything random.
-        dtype: of the frozen base; what is trained stays float32.
+        dtype: of the frozen base; what is trained stays float32. "auto" is bfloat16 for a large base on a device that
+            computes in it, else float32.
+        memory: what the fit has to do with: "auto" is what the device has free, else a card's size.
         device: "auto", "cpu", "cuda" or "mps".
         preview_every: steps between previews; 0 for none.
         checkpoint_every: steps between checkpoints; 0 for none.
@@ -103,7 +106,8 @@ class FitConfig:
     denoise_weight: float = 0.3
     num_sampled_faces: int = 4
     seed: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory: Memory = "auto"
     device: str = "auto"
     preview_every: int = 0
     checkpoint_every: int = 0
@@ -111,7 +115,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
-        for name in ("objective", "cfun", "cfun_groups", "dtype"):
+        for name in ("objective", "cfun", "cfun_groups", "dtype", "memory"):
             _convert(getattr(self, name), types[name], name)
         for name in ("max_steps", "batch_size", "num_token_vectors", "cfun_rank", "num_sampled_faces"):
             if getattr(self, name) < 1:

@@ -13,6 +13,9 @@ from acfun.errors import ConfigError
 
 Module = TypeVar("Module", bound=nn.Module)
 
+# None leaves it to the base's family and to the device.
+DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 def select_device(name: str) -> torch.device:
     """The device of a name: "auto" is CUDA, else MPS, else the CPU.
@@ -32,6 +35,13 @@ def select_device(name: str) -> torch.device:
             f"device {name!r} is not available to this torch: use --device cpu, or install a build for it"
         )
     return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device itself computes in bfloat16; where it only emulates that, float32 is faster."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def place(module: Module, device: torch.device) -> Module:

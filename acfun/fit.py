@@ -13,26 +13,26 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
 from acfun.base.image_embeds import encode_style_image, require_image_encoder
 from acfun.base.vae_features import decode_latents
-from acfun.cfun import CFunOptions
 from acfun.config import FitConfig
-from acfun.devices import fork_seed, select_device
+from acfun.devices import DTYPES, fork_seed, select_device
 from acfun.errors import FitDivergedError
 from acfun.fit_checkpoint import FitCheckpoint, describe_fit
 from acfun.fit_data import FitData
 from acfun.fit_prepare import prepare
+from acfun.fit_setup import ROOMY, build_model, resting, set_up
+from acfun.imagery import TERMS
 from acfun.images import load_image, pil_to_tensor
 from acfun.losses import predict_original_sample, total_loss
 from acfun.objectives import OBJECTIVES, Batch
+from acfun.planner import Plan, choose_plan
 from acfun.style import Style
-from acfun.style_model import StyleModel, build_style_model
+from acfun.style_model import StyleModel
 
 MAX_SPOILT_STEPS = 5
 WARMUP, FIRST_RATE = 0.05, 0.005
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | None = None) -> Style:
+def fit_style(
+    config: FitConfig, *, base: Base | None = None, plan: Plan | None = None, report: Report | None = None
+) -> Style:
     """Fit one style image.
 
     Ctrl-C ends the loop after the step in hand, leaves a checkpoint in the run folder (`config.output_dir`) where there
@@ -68,13 +70,15 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
         config: what to fit; see `FitConfig`.
         base: an already loaded base, in the dtype and on the device to be used; otherwise `config.base` is loaded, on
             `config.device`, or on the devices that `accelerate launch` gives to several processes.
+        plan: of `acfun.planner.choose_plan` for this fit; None: made here.
         report: called after every step, on the main process.
 
     Raises:
         ImageError: an image cannot be read.
         NoFaceFoundError: a face photograph without a face.
         BaseNotFoundError: there is no such base, or it has no image encoder.
-        ConfigError: options that contradict each other, or a checkpoint of another configuration is to be resumed.
+        ConfigError: options that contradict each other, a fit that needs more memory than it may take, or a checkpoint
+            of another configuration that is to be resumed.
         FitDivergedError: the losses are no numbers any more.
     """
     # What is on a device already stays there.
@@ -89,32 +93,22 @@ def fit_style(config: FitConfig, *, base: Base | None = None, report: Report | N
             device=device,
         )
     require_image_encoder(base)
+    plan = plan or choose_plan(config, base)
+    measures = ROOMY if plan is None else plan.measures
     generator = torch.Generator().manual_seed(config.seed)
-    with fork_seed(config.seed, base.device):
-        data = prepare(config, base, generator)
-        model = build_model(config, base, generator)
+    with fork_seed(config.seed, base.device), set_up(base, measures, base.device):
+        with resting(measures, base.image_encoder):
+            data = prepare(config, base, generator)
+        style_embeds = encode_style_image(base, pil_to_tensor(load_image(config.style_path)))
+        model = build_model(config, base, style_embeds, generator)
+        decodes = config.preview_every > 0 or not TERMS.isdisjoint(config.loss_weights())
         try:
-            _Fit(config, base, data, model, accelerator, generator).run(report)
-            return Style.from_model(model, base, image=data.style, config=describe_fit(config)).round_to_half()
+            with resting(measures, base.image_encoder, None if decodes else base.vae):
+                FitLoop(config, base, data, model, accelerator, generator).run(report)
+            description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch.")}
+            return Style.from_model(model, base, image=data.style, config=description).round_to_half()
         finally:
             model.eject()
-
-
-def build_model(config: FitConfig, base: Base, generator: torch.Generator) -> StyleModel:
-    """Put the fresh style that a config asks for into a base."""
-    style_embeds = encode_style_image(base, pil_to_tensor(load_image(config.style_path)))
-    cfun = None
-    if config.cfun != "none":
-        cfun = CFunOptions(variant=config.cfun, groups=config.cfun_groups, rank=config.cfun_rank)
-    return build_style_model(
-        base,
-        style_embeds,
-        afun=AFunOptions.for_width(base.text_dim) if config.use_afun else None,
-        cfun=cfun,
-        placeholder=config.placeholder,
-        num_vectors=config.num_token_vectors,
-        generator=generator,
-    )
 
 
 def compute_rate_scale(progress: float) -> float:
@@ -122,7 +116,7 @@ def compute_rate_scale(progress: float) -> float:
     return min(1.0, (progress + FIRST_RATE) / WARMUP) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class _Fit:
+class FitLoop:
     """The loop of one fit and what it needs, on one of possibly several processes."""
 
     def __init__(
@@ -140,7 +134,8 @@ class _Fit:
         self.alphas_cumprod = base.scheduler.alphas_cumprod.to(base.device)
         self.input_ids = model.tokenize(config.prompt()).to(base.device)
         self.parameters = model.trainable_parameters()
-        optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0)
+        is_fused = base.device.type == "cuda"
+        optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=0.0, fused=is_fused)
         # Without pairs the imagery is what the fit so far makes of the faces.
         self.imagery = (data.face_latents if data.pair_latents is None else data.pair_latents).clone()
         self.step, self.spoilt, self.checkpoint = 0, 0, None
@@ -156,7 +151,7 @@ class _Fit:
         self.model.train()
         with _interruptible() as is_interrupted:
             while self.step < config.max_steps and not self._any_process(is_interrupted()):
-                losses, pred = self._take_step()
+                losses, pred = self.take_step()
                 self.step += 1
                 if _is_due(self.step, config.checkpoint_every):
                     self._save()
@@ -170,7 +165,7 @@ class _Fit:
                 self._save()
         self.model.eval()
 
-    def _take_step(self) -> tuple[dict[str, Tensor], Tensor]:
+    def take_step(self) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step; losses of all processes by name, and this one's predicted clean latents (B,C,h,w)."""
         config, accelerator = self.config, self.accelerator
         # Every process draws the whole batch, so that one and several processes see the same rows.

@@ -17,7 +17,7 @@ from acfun.style_model import StyleModel
 
 CHECKPOINT_NAME = "fit.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-_RUN_ONLY = {"output_dir", "resume", "preview_every", "checkpoint_every", "device"}
+_RUN_ONLY = {"output_dir", "resume", "preview_every", "checkpoint_every", "device", "memory"}
 
 
 def describe_fit(config: FitConfig) -> dict[str, Any]:
@@ -107,9 +107,10 @@ class FitCheckpoint:
         for name, parameter in self.model.named_trainables():
             parameter.data.copy_(tensors[f"parameter.{name}"])
             state = {key: tensors[f"{key}.{name}"] for key in _MOMENTS}
-            # AdamW keeps its step counter on the CPU, the moments beside the parameter.
+            # AdamW keeps the moments beside the parameter, its step counter only where it is fused.
+            on_cpu = set() if self.optimizer.defaults["fused"] else {"step"}
             self.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
+                key: value if key in on_cpu else value.to(parameter.device) for key, value in state.items()
             }
         self.imagery.copy_(tensors["imagery"])
         self.generator.set_state(tensors["random.generator"])

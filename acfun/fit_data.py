@@ -13,6 +13,7 @@ from acfun.portrait import StyleImage
 
 NUM_STYLE_CROPS = 24
 SMALLEST_CROP = 0.5
+CROPS_AT_ONCE = 5
 
 
 @dataclass(frozen=True)
@@ -60,4 +61,4 @@ def encode_style_crops(vae: AutoencoderKL, head: Tensor, painting: Tensor, gener
         crop = painting[..., top : top + side, left : left + side]
         crop = F.interpolate(crop, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
         crops.append(crop.flip(3) if torch.rand((), generator=generator) < 0.5 else crop)
-    return torch.cat([encode_latents(vae, part) for part in torch.cat(crops).split(5)])
+    return torch.cat([encode_latents(vae, part) for part in torch.cat(crops).split(CROPS_AT_ONCE)])

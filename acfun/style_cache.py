@@ -23,6 +23,7 @@ _WHERE_FIELDS = frozenset(
         "base",
         "base_config",
         "device",
+        "memory",
         "preview_every",
         "checkpoint_every",
         "resume",

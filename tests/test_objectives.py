@@ -9,13 +9,13 @@ from torch import Tensor
 
 from acfun.base import Base, tokenize
 from acfun.config import FitConfig
-from acfun.fit import build_model
 from acfun.fit_data import FitData
 from acfun.fit_prepare import prepare
+from acfun.fit_setup import build_model
 from acfun.losses import compute_timestep_weights, predict_original_sample, total_loss
 from acfun.objectives import OBJECTIVES, TIME_SPLIT_CENTRE, TIME_SPLIT_WIDTH, Batch
 from tests.fitting import make_config
-from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, make_tiny_base
+from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, make_style_embeds, make_tiny_base
 
 ALL = frozenset({"style", "face", "denoise"})
 
@@ -88,7 +88,8 @@ def test_style_rows_are_drawn_only_for_a_loss_on_them(base: Base, tmp_path: Path
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_gradients_reach_only_what_is_trained(objective: str, base: Base, tmp_path: Path) -> None:
     config = make_config(tmp_path, objective=objective)
-    data, model = make_data(config, base), build_model(config, base, torch.Generator().manual_seed(0))
+    data = make_data(config, base)
+    model = build_model(config, base, make_style_embeds(), torch.Generator().manual_seed(0))
     batch = OBJECTIVES[objective].sample(data, 1, torch.Generator().manual_seed(0), ALL, imagery_of(data))
     assert model.token is not None
     input_ids = tokenize(model.token.tokenizer, config.prompt()).expand(len(batch.latents), -1)

@@ -75,6 +75,7 @@ class Family:
         name_for_kohya: (module path in the UNet, its layers per block) → what kohya's scripts call the module.
         diffusers_pipeline: class of diffusers that runs it, reads single files of it and writes its LoRAs.
         pipeline_options: what that class is told besides its modules: that there are no extras.
+        is_large: whether its networks are worth half precision and a plan for memory.
         has_joint_space: whether text and image encoder as stored end in CLIP's joint space.
         stylization_pipeline: module and class of `acfun.pipelines` that paints with it.
     """
@@ -92,6 +93,7 @@ class Family:
     name_for_kohya: Callable[[str, int], str] = keep_name
     diffusers_pipeline: str = "StableDiffusionPipeline"
     pipeline_options: Mapping[str, Any] = field(default_factory=NO_SAFETY_CHECKER.copy)
+    is_large: bool = True
     has_joint_space: bool = False
     stylization_pipeline: tuple[str, str] = ("face_stylization", "FaceStylizationPipeline")
 
@@ -143,7 +145,14 @@ FAMILIES: dict[str, Family] = {
             pipeline_options={"add_watermarker": False},
             stylization_pipeline=("face_stylization_xl", "FaceStylizationXLPipeline"),
         ),
-        Family(name="mini", repo_id=None, cross_attention_dim=None, image_encoder_id=None, has_joint_space=True),
+        Family(
+            name="mini",
+            repo_id=None,
+            cross_attention_dim=None,
+            image_encoder_id=None,
+            is_large=False,
+            has_joint_space=True,
+        ),
     )
 }
 

@@ -21,6 +21,7 @@ from acfun.base.families import FAMILIES, Family, find_family
 from acfun.base.fingerprint import TEXT_KEYS, UNET_KEYS, compute_fingerprint
 from acfun.base.single_file import SUFFIX, read_file, recognise_file
 from acfun.base.sources import MINI, check_parts, find_folder, find_image_encoder, read_part, recognise_folder
+from acfun.devices import has_bfloat16
 from acfun.errors import BaseFamilyMismatchError, ConfigError
 
 OWN_IMAGE_ENCODER, HALF_VARIANT = "own", "fp16"
@@ -104,7 +105,7 @@ def load_base(
     *,
     config: str | Path | None = None,
     image_encoder: str | Path | None = OWN_IMAGE_ENCODER,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
 ) -> Base:
     """Load a base: "mini", a family's name, a diffusers folder, a single file, or a hub id (cached, when offline).
@@ -115,7 +116,7 @@ def load_base(
             are read; None takes those of the family's model on the hub.
         image_encoder: folder or hub id of the CLIP image encoder; "own" is the folder's own one or, where it has none,
             that of the family, from the hub. None loads none: such a base samples, but no style can be fitted on it.
-        dtype: of all modules; a VAE that cannot compute in float16 stays in float32.
+        dtype: of all modules, but a VAE that cannot compute in float16 stays in float32; None: `choose_dtype`.
         device: of all modules.
 
     Raises:
@@ -135,11 +136,17 @@ def load_base(
         parts = _read_folder(folder, family)
     encoder, processor = _load_image_encoder(folder, family, image_encoder)
     base = assemble_base(name=str(name_or_path), image_encoder=encoder, image_processor=processor, **parts)
+    dtype = dtype or choose_dtype(family, torch.device(device))
     vae_dtype = torch.float32 if dtype is torch.float16 and not family.has_half_vae else dtype
     _freeze(base.vae, vae_dtype, device)
     for module in (base.unet, *base.text_encoders, *filter(None, [encoder])):
         _freeze(module, dtype, device)
     return base
+
+
+def choose_dtype(family: Family, device: torch.device) -> torch.dtype:
+    """bfloat16 where the family is large and the device computes in it, else float32."""
+    return torch.bfloat16 if family.is_large and has_bfloat16(device) else torch.float32
 
 
 def assemble_base(

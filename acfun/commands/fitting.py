@@ -48,12 +48,16 @@ def build_config(path: Path | None, *, is_whole: bool, session: Session, **optio
 def fit(config: FitConfig, base: "Base", session: Session) -> Fitted:
     """Fit with a progress bar; Ctrl-C gives the style as far as it got."""
     from acfun.fit import fit_style
+    from acfun.planner import choose_plan, describe_plan, measure_rate
     from acfun.progress import FitReporter, start_run_dir
 
     start_run_dir(config)
     start = time.monotonic()
+    plan = choose_plan(config, base)
+    if plan is not None:
+        session.say(describe_plan(plan, config, measure_rate(base.dtype, base.device)))
     with FitReporter(config, session.console, quiet=session.quiet) as reporter:
-        style = fit_style(config, base=base, report=reporter)
+        style = fit_style(config, base=base, plan=plan, report=reporter)
     return Fitted(style, None, reporter.step, reporter.is_complete, False, time.monotonic() - start)
 
 

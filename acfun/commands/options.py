@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from acfun.config import Objective
+from acfun.config import Memory, Objective
 
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
@@ -187,6 +187,15 @@ FitConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file with fields of FitConfig.", rich_help_panel="Fitting")
 ]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Steps of the fit.", rich_help_panel="Fitting")]
+MemoryTier = Annotated[
+    Memory | None,
+    typer.Option(
+        "--memory",
+        show_default="auto",
+        help="What the fit has to do with: all that is free, or a card of this size.",
+        rich_help_panel="Fitting",
+    ),
+]
 ObjectiveName = Annotated[
     Objective | None,
     typer.Option("--objective", help="What the fit minimises.", rich_help_panel="Fitting"),

@@ -78,26 +78,24 @@ class Session:
             name: of the base.
             config: where the configs of a single file are.
             image_encoder: which one looks at style images; None for commands that fit nothing.
-            dtype: "float32" or "bfloat16".
+            dtype: "auto", "float32" or "bfloat16".
 
         Raises:
             BaseNotFoundError: there is none of that name.
             ConfigError: the device is not there.
         """
         import diffusers
-        import torch
         import transformers
 
         from acfun.base import load_base
-        from acfun.devices import select_device
+        from acfun.devices import DTYPES, select_device
 
         for library in (diffusers, transformers):
             library.utils.logging.set_verbosity_error()
             library.utils.logging.disable_progress_bar()
         device = select_device(self.device)
         self.say(f"loading base {name}")
-        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-        return load_base(name, config=config, image_encoder=image_encoder, dtype=dtypes[dtype], device=device)
+        return load_base(name, config=config, image_encoder=image_encoder, dtype=DTYPES[dtype], device=device)
 
     def load_fit_base(self, config: "FitConfig") -> "Base":
         """Load the base that a config names; errors as for `load_base`."""

@@ -64,6 +64,7 @@ def stylize(
     config: options.FitConfigPath = None,
     max_steps: options.MaxSteps = None,
     objective: options.ObjectiveName = None,
+    memory: options.MemoryTier = None,
     identity_encoder: options.IdentityEncoder = None,
     face_detector: options.FaceDetector = None,
     seed: options.Seed = 0,
@@ -94,6 +95,7 @@ def stylize(
         face_detector=face_detector,
         max_steps=max_steps,
         objective=objective,
+        memory=memory,
     )
     for path in filter(None, (output, sheet)):
         check_output_path(path)

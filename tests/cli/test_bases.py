@@ -59,3 +59,21 @@ def test_a_lora_becomes_a_style_file(bases: Path, tmp_path: Path) -> None:
     refused = run("import-lora", bases / "model.safetensors", "-o", output, *base)
     assert refused.exit_code == 1
     assert "is no LoRA" in refused.stderr
+
+
+def test_the_doctor_plans_a_fit_on_a_folder(bases: Path) -> None:
+    result = run("doctor", "--base", bases / "configs", "--device", "cpu", "--json")
+    answer = json.loads(result.stdout)
+    assert list(answer["plans"]) == ["24gb", "12gb", "8gb", "6gb", "auto"]
+    assert answer["plans"]["6gb"]["measures"]["name"] == "roomy"
+    assert answer["plans"]["auto"]["step_flops"] > 0
+    assert "a fit on" in run("doctor", "--base", bases / "configs", "--device", "cpu").stdout
+
+
+def test_a_fit_on_a_large_base_says_what_it_will_take(bases: Path, tmp_path: Path) -> None:
+    base = ("--base", bases / "model.safetensors", "--base-config", bases / "configs")
+    fit = ("fit", bases / "style.png", "-o", tmp_path / "style.safetensors", "--face", bases / "photo.png")
+    options = ("--faces", "whole", "--config", bases / "fit.toml", "--image-encoder", bases / "encoder")
+    result = run_well(*fit, *base, *options, "--memory", "6gb")
+    assert "memory: roomy, 0.0 GB at most; 1 steps of about" in result.stderr
+    assert Style.load(tmp_path / "style.safetensors").config["dtype"] in {"bfloat16", "float32"}
