@@ -43,6 +43,17 @@ class Scene:
     landmarks: Tensor
     truths: tuple[Tensor, Tensor] | None = None
 
+    def select(self, index: int) -> Self:
+        """The same with one of the people alone."""
+        one = slice(index, index + 1)
+        return replace(
+            self,
+            people=self.people[one],
+            faces=self.faces[one],
+            landmarks=self.landmarks[one],
+            truths=None if self.truths is None else (self.truths[0][one], self.truths[1][one]),
+        )
+
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         truths = None if self.truths is None else (self.truths[0].to(device), self.truths[1].to(device))

@@ -55,6 +55,17 @@ def paint(name: str, base: Base, setting: float) -> Tensor:
     return METHODS[name].prepare(base, make_scene(), 0)(setting)
 
 
+def test_a_scene_can_be_cut_to_one_person() -> None:
+    whole = make_scene()
+    assert whole.truths is not None
+    one = whole.select(1)
+    assert one.people == ("Bert",)
+    assert one.truths is not None
+    pairs = ((one.faces, whole.faces), (one.landmarks, whole.landmarks), *zip(one.truths, whole.truths, strict=True))
+    assert all(torch.equal(part, everybody[1:]) for part, everybody in pairs)
+    assert make_scene(has_truth=False).select(0).truths is None
+
+
 def test_statistics_are_those_of_the_style(base: Base) -> None:
     scene, painted = make_scene(), paint("statistics", base, 0.5)
     style, face, result = (
