@@ -61,6 +61,9 @@ class FaceTargets:
 class Imagery:
     """What a style image asks of portraits, and how far pictures are from it.
 
+    In a painting each region has colours of its own. In a drawing dark is what was dark in the sitter, whatever it is,
+    so all of it is one region: lines of a dark man's face would make every face dark.
+
     Args:
         style: the style image, on the device of the networks, of any size.
         size: of portraits, pixels: that of the style's head beside them.
@@ -77,6 +80,7 @@ class Imagery:
         encoder: IdentityEncoder,
         identity_encoder: nn.Module | None = None,
     ) -> None:
+        style = style.without_face() if style.is_drawing else style
         self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)
         self.style = style.shrink(size)
         self.patches, self.brushwork = build_patch_bank(self.style), Brushwork(self.style, style)

@@ -26,8 +26,11 @@ def make_portrait(seed: int, *, has_face: bool = True) -> Portrait:
     return Portrait((flat + 0.7 * texture).clamp(-1, 1), landmarks if has_face else None)
 
 
-def make_imagery(*, has_face: bool = True) -> Imagery:
+def make_imagery(*, has_face: bool = True, is_drawn: bool = False) -> Imagery:
     style = make_portrait(1, has_face=has_face)
+    if is_drawn:
+        sepia = torch.tensor([1.0, 0.9, 0.7])[:, None, None] * compute_luma(style.image)[:, None]
+        style = replace(style, image=sepia)
     encoder = build_identity_encoder().requires_grad_(False)
     return Imagery(StyleImage(style, style, 1.0), SIZE, make_tiny_base().vae, encoder)
 
@@ -81,6 +84,16 @@ def test_a_measure_asks_only_for_what_has_a_weight() -> None:
     assert grad.abs().sum() > 0
     unlike = replace(imagery.describe(photo), shading=-imagery.describe(photo).shading)
     assert imagery.build_measure([unlike], {"shading": 2.0}, torch.Generator())(latents) != values[0]
+
+
+def test_a_drawing_says_nothing_of_regions_and_keeps_light_people_light() -> None:
+    assert not make_imagery().style.is_drawing
+    imagery, photo = make_imagery(is_drawn=True), make_portrait(2)
+    assert imagery.style.is_drawing
+    targets = imagery.describe(photo)
+    assert imagery.patches[0].keys() == targets.masks[0].keys() == {WHOLE}
+    before, after = (compute_luma(image).flatten() for image in (photo.image, imagery.recolour(photo.image, [targets])))
+    assert float(torch.corrcoef(torch.stack([before, after]))[0, 1]) > 0.8
 
 
 def test_darker_skin_stays_darker() -> None:
