@@ -61,8 +61,9 @@ class FaceTargets:
 class Imagery:
     """What a style image asks of portraits, and how far pictures are from it.
 
-    In a painting each region has colours of its own. In a drawing dark is what was dark in the sitter, whatever it is,
-    so all of it is one region: lines of a dark man's face would make every face dark.
+    In a painting each region has colours of its own. In ink on paper dark is what was dark in the sitter, whatever it
+    is, so all of it is one region: a dark man's face would make every face dark. Chalk on dark paper leaves grounds
+    dark that are light, so it has regions.
 
     Args:
         style: the style image, on the device of the networks, of any size.

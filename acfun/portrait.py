@@ -14,7 +14,7 @@ from acfun.face.align import portrait_crop, portrait_transform, transform_points
 from acfun.face.finder import MIN_SCORE, FaceFinder, find_face, find_faces
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import segment_regions
-from acfun.images import resize
+from acfun.images import compute_luma, resize
 from acfun.synthetic.renderers.shapes import mean_shape
 
 STYLE_SIDE = 512  # of the style images that styles keep, shorter side in pixels, where the base's is not more
@@ -87,9 +87,12 @@ class StyleImage:
 
     @property
     def is_drawing(self) -> bool:
-        """Whether there is one colour of ink or chalk, on paper of one colour."""
+        """Whether it is ink, or pencil, of one colour on light paper."""
         variances = torch.linalg.eigvalsh(torch.cov(self.painting.image[0].flatten(1).float())).clamp(min=0)
-        return float(variances[-2]) <= MAX_DRAWN_SPREAD**2 * float(variances[-1])
+        luma = compute_luma(self.painting.image)[0]
+        paper = self.painting.masks.get("background", torch.ones_like(luma))
+        is_light = float((paper * luma).sum()) > 0
+        return is_light and float(variances[-2]) <= MAX_DRAWN_SPREAD**2 * float(variances[-1])
 
     def without_face(self) -> Self:
         """The same pictures, as if nobody had found the face in them."""

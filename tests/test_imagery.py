@@ -26,11 +26,11 @@ def make_portrait(seed: int, *, has_face: bool = True) -> Portrait:
     return Portrait((flat + 0.7 * texture).clamp(-1, 1), landmarks if has_face else None)
 
 
-def make_imagery(*, has_face: bool = True, is_drawn: bool = False) -> Imagery:
+def make_imagery(*, has_face: bool = True, paper: str = "") -> Imagery:
     style = make_portrait(1, has_face=has_face)
-    if is_drawn:
+    if paper:
         sepia = torch.tensor([1.0, 0.9, 0.7])[:, None, None] * compute_luma(style.image)[:, None]
-        style = replace(style, image=sepia)
+        style = replace(style, image=sepia.abs() if paper == "light" else -sepia.abs())
     encoder = build_identity_encoder().requires_grad_(False)
     return Imagery(StyleImage(style, style, 1.0), SIZE, make_tiny_base().vae, encoder)
 
@@ -88,7 +88,8 @@ def test_a_measure_asks_only_for_what_has_a_weight() -> None:
 
 def test_a_drawing_says_nothing_of_regions_and_keeps_light_people_light() -> None:
     assert not make_imagery().style.is_drawing
-    imagery, photo = make_imagery(is_drawn=True), make_portrait(2)
+    assert not make_imagery(paper="dark").style.is_drawing
+    imagery, photo = make_imagery(paper="light"), make_portrait(2)
     assert imagery.style.is_drawing
     targets = imagery.describe(photo)
     assert imagery.patches[0].keys() == targets.masks[0].keys() == {WHOLE}
