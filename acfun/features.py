@@ -18,7 +18,7 @@ FINE, MARGIN = 0.045, 0.055
 FEATURE_SHARE, SKIN_SHARE = 0.8, 0.35  # of fine light and shade that is the photograph's
 SHADING_SHARE = 0.4  # of broad light and shade in a face
 LIP_SHARE = 0.4  # of a mouth's hue that is the recoloured photograph's
-MIN_CONTRAST, MAX_CONTRAST = 0.5, 1.2  # of what is drawn; the photograph's is 1
+MIN_CONTRAST, MAX_CONTRAST = 0.75, 1.2  # of what is drawn; the photograph's is 1
 _MIN_SPREAD = 1e-3
 
 
