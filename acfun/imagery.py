@@ -81,7 +81,8 @@ class Imagery:
         encoder: IdentityEncoder,
         identity_encoder: nn.Module | None = None,
     ) -> None:
-        style = style.without_face() if style.is_drawing else style
+        self.is_drawing = style.is_drawing
+        style = style.without_face() if self.is_drawing else style
         self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)
         self.style = style.shrink(size)
         self.patches, self.brushwork = build_patch_bank(self.style), Brushwork(self.style, style)
@@ -155,8 +156,20 @@ class Imagery:
             images: (B,3,H,W) in [-1,1].
             faces: B of `describe`, of the same pictures.
         """
+        if self.is_drawing:
+            return self._map_tones(images).clamp(-1, 1)
         mapped = [self._map_colours(*row) for row in zip(images.split(1), faces, strict=True)]
         return torch.cat(mapped).clamp(-1, 1)
+
+    def _map_tones(self, images: Tensor) -> Tensor:
+        """Pictures (B,3,H,W) in the colours of a drawing, with the mean and the spread of its light and dark."""
+        colours = self.style.painting.image[0].flatten(1)
+        tones, luma = compute_luma(colours[None, :, None])[0, 0], compute_luma(images)[:, None]
+        middle = colours.mean(1, keepdim=True)
+        per_tone = ((colours - middle) * (tones - tones.mean())).mean(1) / tones.var(correction=0).clamp(min=1e-6)
+        stretch = (tones.std() / luma.std((2, 3), keepdim=True).clamp(min=1e-6)).clamp(max=losses.MAX_STRETCH)
+        moved = stretch * (luma - luma.mean((2, 3), keepdim=True))
+        return middle[..., None] + per_tone[:, None, None] * moved
 
     def _map_colours(self, image: Tensor, face: FaceTargets) -> Tensor:
         """One picture with the style's colours, region by region, blended by their masks."""
