@@ -27,6 +27,7 @@ FLOORS = {
     "acfun.portrait": 2,
     "acfun.brushwork": 2,
     "acfun.patches": 2,
+    "acfun.features": 2,
     "acfun.imagery": 2,
     "acfun.proportions": 2,
     "acfun.style": 3,
