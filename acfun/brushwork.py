@@ -16,8 +16,18 @@ from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS, fold_regions
 from acfun.images import resize
-from acfun.patches import PATCH_SIZE, REGION_WEIGHT, Patches, Queries, compute_smooth_luma, cut_patches, unfold
+from acfun.patches import (
+    AROUND_HEAD,
+    PATCH_SIZE,
+    REGION_WEIGHT,
+    Patches,
+    Queries,
+    compute_smooth_luma,
+    cut_patches,
+    unfold,
+)
 from acfun.portrait import Portrait, StyleImage
+from acfun.relief import measure_relief, restore_relief
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,8 @@ MOUTH_AS_SKIN = (
 )
 VOTE_SLACK, VOTE_POWER = 0.02, 0.6  # a vote counts (squared distance + slack) to the power of minus 0.6
 VOTE_WIDTH, ENLARGED_VOTE_WIDTH = 0.3, 0.15  # deviation of a patch's vote around its centre, in patches
+RELIEF_REACH = 2.0  # pixels of the size that is sampled
+FEATURES = ("eyes", "mouth")  # are drawn, and need no relief
 
 
 class Brushwork:
@@ -70,6 +82,7 @@ class Brushwork:
         masks = (*style.head.masks.items(), *style.painting.masks.items())
         self.known_regions = {name for name, mask in masks if float(mask.sum()) >= PATCH_SIZE**2}
         self._scales: dict[int, Patches] = {}
+        self._reliefs: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def sketch(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
@@ -108,11 +121,32 @@ class Brushwork:
         guide = _Guide(picture, regions, self.known_regions, FINISHING.stride, freedom, keeps=False)
         canvas, found = self._work(FINISHING, guide, self._cut(0), picture, None)
         if enlargement > 1:
-            sides = [[enlargement * side for side in part.image.shape[-2:]] for part in self._choose_parts(self.style)]
-            sources = self._choose_parts(self.source)
-            pictures = [resize(part.image, (side[0], side[1])) for part, side in zip(sources, sides, strict=True)]
-            canvas = guide.enlarge(found, pictures, enlargement)
-        return canvas.clamp(-1, 1)
+            canvas = guide.enlarge(found, self._enlarge(enlargement), enlargement)
+        masks = F.interpolate(regions, canvas.shape[-2:], mode="bilinear")
+        masks = masks if self.has_face else torch.ones_like(masks[:, :1])
+        return restore_relief(canvas, masks, self._measure_relief(enlargement), RELIEF_REACH * enlargement)
+
+    def _enlarge(self, factor: int) -> list[Tensor]:
+        """The pictures that patches come from, k = `factor` times as large, (1,3,kh,kw)."""
+        pairs = zip(self._choose_parts(self.source), self._choose_parts(self.style), strict=True)
+        sides = [(source, [factor * side for side in part.image.shape[-2:]]) for source, part in pairs]
+        return [resize(source.image, (side[0], side[1])) for source, side in sides]
+
+    def _measure_relief(self, factor: int) -> Tensor:
+        """Relief (6,) of the style image's regions, or (1,) of all of it, in pictures `factor` times as large."""
+        if factor not in self._reliefs:
+            measured = []
+            for part, picture in zip(self._choose_parts(self.style), self._enlarge(factor), strict=True):
+                masks = torch.ones_like(part.image[:, :1]) if part.regions is None else part.regions
+                masks = F.interpolate(masks, picture.shape[-2:], mode="bilinear")
+                measured.append(measure_relief(picture, masks, RELIEF_REACH * factor))
+            if self.has_face:
+                head, painting = measured
+                is_around = torch.tensor([name in AROUND_HEAD for name in REGIONS], device=head.device)
+                is_drawn = torch.tensor([name in FEATURES for name in REGIONS], device=head.device)
+                measured = [torch.where(is_around, painting, head).masked_fill(is_drawn, 0)]
+            self._reliefs[factor] = measured[0]
+        return self._reliefs[factor]
 
     def _work(
         self, plan: Plan, guide: "_Guide", patches: Patches, canvas: Tensor, found: "_Found | None"

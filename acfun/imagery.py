@@ -24,8 +24,9 @@ NUM_SCALES = 3
 NUM_DIRECTIONS = 48
 MIN_REGION_PATCHES = 24
 BLEND = 7  # pixels on either side of a region's edge where recoloured regions run into each other
-# Mean luma in [-1,1] of skin and hair in photographs, and the share of what a person departs from it that is kept.
-AVERAGE_TONES, KEPT_TONE = {"skin": 0.13, "hair": -0.29}, 0.7
+# Mean luma in [-1,1] of skin and hair in photographs, the share of what a person departs from it by that is kept, and
+# of what the painted person departs from it by that is taken for his own, and not for the style's.
+AVERAGE_TONES, KEPT_TONE, SITTERS_TONE = {"skin": 0.13, "hair": -0.29}, 0.7, 0.3
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
@@ -182,8 +183,9 @@ class Imagery:
                 centres = patches.unflatten(1, (3, -1))[:, :, patches.shape[1] // 6]
                 mapped = losses.match_colours(pixels, mask.flatten(), centres)
                 if name in AVERAGE_TONES:
+                    average, painted = AVERAGE_TONES[name], compute_luma(centres.T[None, :, None]).mean()
                     tone = (mask * compute_luma(image)[0]).sum() / mask.sum()
-                    mapped = mapped + KEPT_TONE * (tone - AVERAGE_TONES[name])
+                    mapped = mapped + KEPT_TONE * (tone - average) - SITTERS_TONE * (painted - average)
                 result, uncovered = result + soft * mapped.T.reshape(image.shape), uncovered - soft
         return result + uncovered * image
 

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.brushwork import Brushwork, _Found, _Guide
+from acfun.brushwork import RELIEF_REACH, Brushwork, _Found, _Guide
 from acfun.face.regions import REGIONS, draw_regions
+from acfun.images import resize
 from acfun.patches import PATCH_SIZE, Patches, Queries
 from acfun.portrait import Portrait, StyleImage, place_mean_face
+from acfun.relief import measure_relief
 
 SIZE = 128
 
@@ -75,6 +77,21 @@ def test_an_enlarged_picture_has_the_detail_of_the_larger_painting() -> None:
     contrasts = [float((image[..., 1:] - image[..., :-1]).abs().mean()) for image in (enlarged, large)]
     assert contrasts[0] > 0.7 * contrasts[1]
     assert float((F.avg_pool2d(enlarged, 2) - small).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize("enlargement", [1, 2])
+@pytest.mark.parametrize("has_face", [True, False])
+def test_strokes_stand_out_nearly_as_in_the_painting(has_face: bool, enlargement: int) -> None:
+    """Grain that patches of a smooth picture cannot agree on."""
+    grain = 0.15 * torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    painting = (0.5 * make_picture(6) + grain).clamp(-1, 1)
+    finished = Brushwork(make_style(painting, has_face=has_face)).finish(
+        0.5 * make_picture(7), make_regions(), enlargement=enlargement
+    )
+    ground = F.interpolate(make_regions()[:, -1:], finished.shape[-2:], mode="bilinear")
+    pictures = (finished, resize(painting, (finished.shape[-2], finished.shape[-1])))
+    reliefs = [float(measure_relief(picture, ground, RELIEF_REACH * enlargement)) for picture in pictures]
+    assert 0.7 < reliefs[0] / reliefs[1] < 1.1
 
 
 @pytest.mark.parametrize("size", [(64, 96), (40, 56), (256, 128)])

@@ -108,3 +108,17 @@ def test_darker_skin_stays_darker() -> None:
         recoloured = imagery.recolour(portrait.image, [imagery.describe(portrait)])
         tones.append(float((compute_luma(recoloured) * skin[0]).sum() / skin.sum()))
     assert tones[1] < tones[0] - 0.1
+
+
+def test_a_dark_painted_person_makes_people_darker_but_not_as_dark() -> None:
+    photo, style = make_portrait(2), make_portrait(1)
+    assert style.regions is not None
+    skin = photo.regions[:, 0] if photo.regions is not None else torch.zeros(())
+    encoder, tones, painted = build_identity_encoder().requires_grad_(False), [], []
+    for shift in (0.3, -0.3):
+        moved = replace(style, image=(0.5 * style.image + shift * style.regions[:, :1]).clamp(-1, 1))
+        imagery = Imagery(StyleImage(moved, moved, 1.0), SIZE, make_tiny_base().vae, encoder)
+        recoloured = imagery.recolour(photo.image, [imagery.describe(photo)])
+        tones.append(float((compute_luma(recoloured) * skin).sum() / skin.sum()))
+        painted.append(float((compute_luma(moved.image) * style.regions[:, 0]).sum() / style.regions[:, 0].sum()))
+    assert 0.4 < (tones[0] - tones[1]) / (painted[0] - painted[1]) < 0.9

@@ -26,6 +26,7 @@ FLOORS = {
     "acfun.cfun": 2,
     "acfun.portrait": 2,
     "acfun.brushwork": 2,
+    "acfun.relief": 1,
     "acfun.patches": 2,
     "acfun.features": 2,
     "acfun.imagery": 2,
