@@ -3,11 +3,8 @@
 `python -m benchmarks.fit_speed --config sd15 --size 512 --rounds 3`
 
 The networks have the family's real shape (`acfun/base/architectures.py`; `tiny` is written down below) and random
-weights, which cost what trained ones cost. The recipes are the scripts' steps with their default options, not the
-scripts themselves: one picture a step, float32, no prior preservation; every step encodes the picture with the VAE and
-the prompt with the text encoder; textual inversion trains the whole embedding table with AdamW and puts back all rows
-but the new one; DreamBooth trains LoRA of rank 4 in the attention's q, k, v and out. Reading pictures from disk is left
-out. acfun's step is that of `acfun.fit` with default options: two rows, a face and the style.
+weights, which cost what trained ones cost. What a step is, of acfun and of the recipes, stands in
+`benchmarks/fit_steps.py`.
 
 All take steps in turn in one process, so that a busy machine slows all alike; the median of the steps is printed, the
 first one, which counts operations and bytes, left out. CPU seconds are those that the process was given: on a busy
@@ -19,37 +16,25 @@ that of a method's weights and of the tensors of a step: on CUDA by torch's allo
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from acfun.base import Base, Conditions, encode_ids, predict, tokenize_all
+from acfun.base import Base
 from acfun.base.architectures import Architecture, build_random_base, find_architecture
-from acfun.base.image_embeds import encode_style_image
-from acfun.cfun import find_attention_blocks, place
-from acfun.cfun.lora import ATTENTION_LORA, PROJECTIONS
-from acfun.cfun.sites import find_children
-from acfun.config import FitConfig
 from acfun.costs import CostMeter
 from acfun.devices import select_device
-from acfun.fit import FitLoop
-from acfun.fit_prepare import prepare
-from acfun.fit_setup import ROOMY, build_model, set_up
-from acfun.images import load_image, pil_to_tensor
 from acfun.pipelines import build_pipeline
+from benchmarks.fit_steps import PROMPT, Step, fit_with_acfun, invert_text, tune_attention
 
 CONFIGS = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl", "mini": "mini"}
 TINY = Architecture(
@@ -77,11 +62,9 @@ TINY = Architecture(
     },
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PROMPT = "a painting of a person in sks style"
 GUIDANCE_SCALE = 7.5
 OWN = "acfun"
 
-Step = Callable[[], None]
 Method = Callable[[], Any]
 """() → context manager in which a `Step` can be taken."""
 
@@ -115,86 +98,6 @@ class Row:
     tflop_per_second: float
     ceiling_share: float
     speedup: float
-
-
-@contextmanager
-def fit_with_acfun(base: Base) -> Iterator[Step]:
-    """Steps of the fit itself, its pair replaced by noise: painting it takes long, and steps do not depend on it."""
-    generator = torch.Generator().manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "picture.png")
-        Image.effect_noise((base.resolution, base.resolution), 60).convert("RGB").save(path)
-        config = FitConfig(style_path=path, face_paths=(path,), framing="whole", max_steps=10**6)
-        data = prepare(replace(config, pair_weight=0.0), base, generator)
-        embeds = encode_style_image(base, pil_to_tensor(load_image(path)))
-    model = build_model(config, base, embeds, generator)
-    data = replace(data, pair_latents=torch.randn_like(data.face_latents))
-    loop = FitLoop(config, base, data, model, Accelerator(device_placement=False), generator)
-    model.train()
-    try:
-        with set_up(base, ROOMY, base.device):
-            yield lambda: _ignore(loop.take_step())
-    finally:
-        model.eject()
-
-
-@contextmanager
-def invert_text(base: Base, optimizers: dict[str, Any]) -> Iterator[Step]:
-    """Steps of textual inversion's recipe; the optimizer is kept from segment to segment."""
-    tables = [text_encoder.get_input_embeddings().requires_grad_() for text_encoder in base.text_encoders]
-    weights = [table.weight for table in tables]
-    originals = [weight.detach().clone() for weight in weights]
-    if "words" not in optimizers:
-        optimizers["words"] = torch.optim.AdamW(weights, lr=1e-4)
-    new_row = len(base.tokenizer) - 1
-
-    def step() -> None:
-        optimizer = optimizers["words"]
-        compute_recipe_loss(base).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            for weight, original in zip(weights, originals, strict=True):
-                is_old = torch.arange(len(weight)) != new_row
-                weight[is_old] = original[is_old]
-
-    try:
-        yield step
-    finally:
-        for table in tables:
-            table.requires_grad_(False)
-
-
-@contextmanager
-def tune_attention(base: Base) -> Iterator[Step]:
-    """Steps of the recipe of DreamBooth with LoRA."""
-    update = place(base.unet, ATTENTION_LORA, find_children(find_attention_blocks(base.unet), PROJECTIONS), 4)
-    parameters = [parameter for _, parameter in update.named_parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=5e-4)
-
-    def step() -> None:
-        compute_recipe_loss(base).backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    try:
-        yield step
-    finally:
-        update.eject()
-
-
-def compute_recipe_loss(base: Base) -> Tensor:
-    """The denoising loss of one picture as the scripts compute it, everything encoded anew."""
-    scheduler, device = base.scheduler, base.device
-    pixel_values = torch.rand(1, 3, base.resolution, base.resolution, device=device) * 2 - 1
-    latents = base.vae.encode(pixel_values).latent_dist.sample() * base.vae.config.scaling_factor
-    noise = torch.randn_like(latents)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (1,), device=device)
-    noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    conditions: Conditions = encode_ids(base, tokenize_all(base.tokenizers, PROMPT).to(device))
-    model_pred = predict(base.unet, noisy_latents, timesteps, conditions)
-    return F.mse_loss(model_pred.float(), noise.float())
 
 
 def measure(
@@ -383,10 +286,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--attention", choices=("torch", "xformers"), default="torch", help="of acfun's UNet")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     return parser.parse_args()
-
-
-def _ignore(result: object) -> None:
-    """Drop what a step returns, and with it the graph."""
 
 
 def _synchronize(device: torch.device) -> None:
