@@ -20,7 +20,7 @@ from acfun.commands.session import print_error, print_message
 from acfun.commands.show import show
 from acfun.commands.stylize import stylize
 from acfun.errors import AcfunError
-from acfun.process import restart_with_malloc_settings
+from acfun.process import allow_mps_fallback, restart_with_malloc_settings
 
 
 class ExplainingGroup(TyperGroup):
@@ -65,6 +65,7 @@ def common(
 
 def main() -> None:
     """Run the command line of this process."""
+    allow_mps_fallback()
     restart_with_malloc_settings()
     app()
 

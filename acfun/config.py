@@ -115,7 +115,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
-        for name in ("objective", "cfun", "cfun_groups", "dtype", "memory"):
+        for name in ("framing", "objective", "cfun", "cfun_groups", "dtype", "memory"):
             _convert(getattr(self, name), types[name], name)
         for name in ("max_steps", "batch_size", "num_token_vectors", "cfun_rank", "num_sampled_faces"):
             if getattr(self, name) < 1:
@@ -207,5 +207,5 @@ def _dump_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_dump_value(part) for part in value)}]"
     if isinstance(value, str):
-        return json.dumps(value)  # JSON's strings are TOML's basic strings
+        return json.dumps(value, ensure_ascii=False)  # JSON's strings are TOML's basic strings
     return repr(value)

@@ -1,6 +1,7 @@
 """Choosing where to compute, and with which chance."""
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from acfun.errors import ConfigError
+from acfun.process import MPS_FALLBACK
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -18,18 +20,21 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def select_device(name: str) -> torch.device:
-    """The device of a name: "auto" is CUDA, else MPS, else the CPU.
+    """The device of a name: "auto" is CUDA, else MPS where torch may fall back to the CPU, else the CPU.
 
     Raises:
         ConfigError: the device is unknown or absent here.
     """
-    is_present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    has_mps, has_fallback = torch.backends.mps.is_available(), os.environ.get(MPS_FALLBACK) == "1"
+    is_present = {"cuda": torch.cuda.is_available(), "mps": has_mps and has_fallback, "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, present in is_present.items() if present))
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device {name!r} is unknown: use auto, cpu, cuda or mps") from error
+    if device.type == "mps" and has_mps and not has_fallback:
+        raise ConfigError(f"device 'mps' needs {MPS_FALLBACK}=1, set before torch is imported; or use --device cpu")
     if not is_present.get(device.type, False):
         raise ConfigError(
             f"device {name!r} is not available to this torch: use --device cpu, or install a build for it"

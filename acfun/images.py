@@ -3,6 +3,7 @@
 Tensors are (B,3,H,W) float32 in [-1,1]; arrays are (H,W,3) float32 in [0,1].
 """
 
+import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -184,7 +185,8 @@ def check_output_path(path: Path) -> None:
     """Refuse, before any work is done, a path that `save_image` could not write to.
 
     Raises:
-        ImageError: the ending is not one of `OUTPUT_FORMATS`, or the folder does not exist.
+        ImageError: the ending is not one of `OUTPUT_FORMATS`, the folder does not exist, or nothing can be written
+            there.
     """
     if path.suffix.lower() not in OUTPUT_FORMATS:
         raise ImageError(
@@ -192,6 +194,8 @@ def check_output_path(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise ImageError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ImageError(f"{path}: no file can be written there; choose another place")
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int, labels: Sequence[str] | None = None) -> Image.Image:

@@ -119,6 +119,7 @@ def shape_faces(
     painted = None if style_image is None else style_image.trusted_landmarks
     if not amount or painted is None:
         return image, list(faces)
+    image = tensor_to_pil(pil_to_tensor(image))  # RGB, whatever its mode was
     departure = amount * measure_departure(painted[0].numpy())
     pixels, moved = np.asarray(image, np.float32) / np.float32(255), []
     for face in faces:

@@ -227,9 +227,15 @@ class Style:
         """
         name, family, fingerprint = (self.metadata[key] for key in ("base_name", "family", "base_fingerprint"))
         if (family, fingerprint) != (base.family, base.fingerprint):
+            is_rounded = family == base.family and base.dtype is torch.bfloat16
+            hint = (
+                "; weights loaded in bfloat16 cannot be told: load them in float32, then move them"
+                if is_rounded
+                else ""
+            )
             raise BaseFamilyMismatchError(
                 f"the style was made for base {name!r} ({family}, {fingerprint[:12]}), not for {base.name!r} "
-                f"({base.family}, {base.fingerprint[:12]}): load that base, or fit the style on this one",
+                f"({base.family}, {base.fingerprint[:12]}): load that base, or fit the style on this one{hint}",
             )
 
     def apply_to(self, base: Base) -> StyleModel:

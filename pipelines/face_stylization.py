@@ -104,7 +104,9 @@ class FaceStylization(StyledPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        self._keep_vae_precise()
         self._check_arguments(face, face_landmarks, latents, enlargement, callback_on_step_end_tensor_inputs)
+        self._check_sizes(height, width, num_images_per_prompt)
         _check_dials(imagery_scale=imagery_scale, identity_scale=identity_scale, num_guide_steps=num_guide_steps)
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
@@ -166,6 +168,14 @@ class FaceStylization(StyledPipeline):
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs has {', '.join(sorted(unknown))}; choose from {known}"
             )
+
+    def _check_sizes(self, height: int | None, width: int | None, num_images: int) -> None:
+        factor = self.vae_scale_factor
+        for name, side in (("height", height), ("width", width)):
+            if side is not None and (side < 1 or side % factor):
+                raise ValueError(f"{name} is {side}: give a multiple of {factor}")
+        if num_images < 1:
+            raise ValueError(f"num_images_per_prompt is {num_images}: give at least 1")
 
     def _sit(
         self, faces: Tensor, landmarks: Tensor | None, photos: Tensor, times: int, **dials: float

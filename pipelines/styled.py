@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from acfun.base import FAMILIES, Base, assemble_base
 from acfun.conditioning import encode_prompts, pair
 from acfun.devices import place
-from acfun.errors import BaseFamilyMismatchError
+from acfun.errors import AcfunError, BaseFamilyMismatchError
 from acfun.face.identity import load_identity_encoder
 from acfun.face.recognition import load_recognition
 from acfun.imagery import Imagery
@@ -100,14 +100,20 @@ class StyledPipeline(_Pipeline):
         """Put a style in; one that is already there is taken out first.
 
         Raises:
-            StyleFileError: the file cannot be used.
-            BaseFamilyMismatchError: the style was made for another base; the pipeline is unchanged then.
+            StyleFileError: the file cannot be used; the pipeline is unchanged then, as it is below.
+            BaseFamilyMismatchError: the style was made for another base.
+            ConfigError: its pseudo-word is a word already.
         """
         style = style if isinstance(style, Style) else Style.load(style)
         style.check_base(self.base)
+        former = self._style
         self.unload_style()
-        self._style_model = style.apply_to(self.base).eval()
-        self._style = style
+        try:
+            self._style_model, self._style = style.apply_to(self.base).eval(), style
+        except AcfunError:
+            if former is not None:
+                self._style_model, self._style = former.apply_to(self.base).eval(), former
+            raise
 
     def unload_style(self) -> None:
         """Take the style out; the modules are bit-equal to what they were. Does nothing without a style."""
@@ -162,12 +168,26 @@ class StyledPipeline(_Pipeline):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the pipeline, as diffusers does; a style in it moves along and stays float32."""
+        _ = self.base  # its fingerprint is that of the weights before they are rounded
         style = self._style
         self.unload_style()
-        super().to(*args, **kwargs)
-        if style is not None:
-            self.load_style(style)
+        try:
+            super().to(*args, **kwargs)
+            self._keep_vae_precise()
+        finally:
+            if style is not None:
+                self.load_style(style)
         return self
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: what a style adds to the text encoders would stay behind on another device.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a style's pipeline cannot be offloaded: move it by pipe.to(device), in float16 if need be")
+
+    enable_sequential_cpu_offload = enable_model_cpu_offload
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save the base, as diffusers does; RuntimeError while a style is in it."""
@@ -210,6 +230,11 @@ class StyledPipeline(_Pipeline):
             chosen = None if self._identity_encoder is None else place(self._identity_encoder, device)
             self._imagery = Imagery(image.to(device), self.base.resolution, self.vae, encoder, chosen)
         return self._imagery
+
+    def _keep_vae_precise(self) -> None:
+        """Where the family's VAE overflows in float16, it computes in float32."""
+        if self.vae.dtype is torch.float16 and not FAMILIES[self.base.family].has_half_vae:
+            self.vae.to(torch.float32)
 
     def _require_no_style(self, action: str) -> None:
         """Refuse what a style in the modules would spoil; and note the base's fingerprint while it can be taken."""

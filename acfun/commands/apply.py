@@ -1,5 +1,6 @@
 """`acfun apply`: a fitted style on photographs."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ def apply(
         return
     loaded_style = Style.load(style)
     directory = Path(output)
-    targets = name_targets([Path(photo) for photo in photos], directory)
+    targets = name_targets([Path(photo) for photo in photos], directory, is_numbered=paint == "portraits")
     make_output_dir(directory)
     loaded = session.load_style_base(loaded_style, base, base_config)
     pipe = session.build_pipeline(loaded, loaded_style, identity_encoder)
@@ -92,8 +93,8 @@ def apply(
         raise typer.Exit(1)
 
 
-def name_targets(photos: list[Path], directory: Path) -> dict[Path, Path]:
-    """Where the result of each photograph goes: its own name, as PNG.
+def name_targets(photos: list[Path], directory: Path, *, is_numbered: bool = False) -> dict[Path, Path]:
+    """Where the result of each photograph goes: its own name, as PNG; several results of one are numbered.
 
     Raises:
         ConfigError: two results would have one name, or one would replace its photograph.
@@ -106,4 +107,9 @@ def name_targets(photos: list[Path], directory: Path) -> dict[Path, Path]:
         if target.resolve() == photo.resolve():
             raise ConfigError(f"{photo}: the result would replace the photograph; give another folder than {directory}")
         targets[photo] = target
+    stems = {photo.stem for photo in targets}
+    for photo in targets:
+        first = re.sub(r"-\d+$", "", photo.stem)
+        if is_numbered and first != photo.stem and first in stems:
+            raise ConfigError(f"{photo}: a portrait of {first!r} could get the same name; rename one of them")
     return targets

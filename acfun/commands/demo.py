@@ -34,7 +34,13 @@ def demo(
     make_output_dir(output)
     photo = write_sample_photo(output / PHOTO_NAME)
     config = build_config(
-        None, is_whole=False, session=session, style_path=str(style), face_paths=(str(photo),), max_steps=max_steps
+        None,
+        is_whole=False,
+        style_path=str(style),
+        face_paths=(str(photo),),
+        seed=seed,
+        device=device,
+        max_steps=max_steps,
     )
     base = session.load_fit_base(config)
     image = load_image(photo)

@@ -1,5 +1,6 @@
 """`acfun fit`: one style image to a style file."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -46,22 +47,22 @@ def fit(
     preview_every: Every = None,
     checkpoint_every: Every = None,
     dry_run: DryRun = False,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    base: options.BaseName = "mini",
+    seed: options.FitSeed = None,
+    device: options.FitDevice = None,
+    base: options.FitBaseName = None,
     base_config: options.BaseConfig = None,
     image_encoder: options.ImageEncoder = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Fit a style image and save the style; Ctrl-C saves it as far as it got."""
-    session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     fit_config = build_config(
         config,
         is_whole=faces == "whole",
-        session=session,
         style_path=str(image),
-        face_paths=tuple(map(str, face or ())),
+        face_paths=tuple(map(str, face)) if face else None,
+        seed=seed,
+        device=device,
         base=base,
         base_config=base_config,
         image_encoder=image_encoder,
@@ -71,15 +72,16 @@ def fit(
         identity_encoder=identity_encoder,
         face_detector=face_detector,
         output_dir=None if run_dir is None else str(run_dir),
-        resume=resume,
+        resume=resume or None,
         preview_every=preview_every,
         checkpoint_every=checkpoint_every,
     )
+    session = Session(seed=fit_config.seed, device=fit_config.device, quiet=quiet, as_json=as_json)
     if dry_run:
         session.finish(asdict(fit_config), dump_toml(asdict(fit_config)).rstrip())
         return
     check_style_path(output)
-    check_images(image, *(face or ()))
+    check_images(*map(Path, (fit_config.style_path, *fit_config.face_paths)))
     fitted = run_fit(fit_config, session.load_fit_base(fit_config), session)
     fitted.style.save(output)
     finish(session, fitted, output, fit_config.max_steps)
@@ -101,12 +103,14 @@ def check_style_path(path: Path) -> None:
     """Refuse, before any work is done, a path that a style cannot be saved to.
 
     Raises:
-        ConfigError: the ending is wrong, or the folder does not exist.
+        ConfigError: the ending is wrong, the folder does not exist, or nothing can be written there.
     """
     if path.suffix != STYLE_SUFFIX:
         raise ConfigError(f"{path}: a style file ends in {STYLE_SUFFIX}; name it so")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path}: no file can be written there; choose another place")
 
 
 def check_images(*paths: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from acfun.commands.session import Session
 from acfun.config import FitConfig, load_config
+from acfun.errors import ConfigError
 from acfun.style_cache import compute_style_key, find_style, store_style
 
 if TYPE_CHECKING:
@@ -38,11 +39,10 @@ class Fitted:
     seconds: float
 
 
-def build_config(path: Path | None, *, is_whole: bool, session: Session, **options: Any) -> FitConfig:
-    """The config of a TOML file and the options that were given."""
+def build_config(path: Path | None, *, is_whole: bool, **options: Any) -> FitConfig:
+    """The config of a TOML file and the options that were given; what is None was not."""
     whole = {"framing": "whole"} if is_whole else {}
-    common = {"seed": session.seed, "device": session.device}
-    return load_config(FitConfig, path, {**common, **whole, **options})
+    return load_config(FitConfig, path, {**whole, **options})
 
 
 def fit(config: FitConfig, base: "Base", session: Session) -> Fitted:
@@ -80,7 +80,11 @@ def fit_cached(config: FitConfig, base: "Base", portraits: "Sequence[CutPortrait
     fitted = fit(config, base, session)
     if not fitted.is_complete:
         raise KeyboardInterrupt
-    path = store_style(key, fitted.style)
+    try:
+        path = store_style(key, fitted.style)
+    except ConfigError as error:
+        session.say(f"the style is not kept for the next time: {error}")
+        path = None
     return Fitted(fitted.style, path, fitted.step, True, False, fitted.seconds)
 
 

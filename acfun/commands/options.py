@@ -11,6 +11,24 @@ Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel="Common")]
+# Where a TOML file of --config may say it too, an option that is left out gives way to the file.
+FitDevice = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None,
+    typer.Option("--device", show_default="auto", help="Where to compute.", rich_help_panel="Common"),
+]
+FitSeed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, show_default="0", help="Of everything random.", rich_help_panel="Common"),
+]
+FitBaseName = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        show_default="mini",
+        help="mini, a diffusers folder, a single .safetensors or a hub id.",
+        rich_help_panel="Common",
+    ),
+]
 BaseName = Annotated[
     str,
     typer.Option(

@@ -12,6 +12,7 @@ from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config, fit_cached
 from acfun.commands.recording import record, save_results
 from acfun.commands.session import Session
+from acfun.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,9 +68,9 @@ def stylize(
     memory: options.MemoryTier = None,
     identity_encoder: options.IdentityEncoder = None,
     face_detector: options.FaceDetector = None,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    base: options.BaseName = "mini",
+    seed: options.FitSeed = None,
+    device: options.FitDevice = None,
+    base: options.FitBaseName = None,
     base_config: options.BaseConfig = None,
     image_encoder: options.ImageEncoder = None,
     no_manifest: options.NoManifest = False,
@@ -81,13 +82,13 @@ def stylize(
     from acfun.images import check_output_path, load_image
     from acfun.photo import build_sheet, choose_faces
 
-    session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     fit_config = build_config(
         config,
         is_whole=faces == "whole",
-        session=session,
         style_path=str(style),
         face_paths=(str(photo),),
+        seed=seed,
+        device=device,
         base=base,
         base_config=base_config,
         image_encoder=image_encoder,
@@ -97,12 +98,14 @@ def stylize(
         objective=objective,
         memory=memory,
     )
+    session = Session(seed=fit_config.seed, device=fit_config.device, quiet=quiet, as_json=as_json)
     for path in filter(None, (output, sheet)):
         check_output_path(path)
+    check_distinct([output, *filter(None, [sheet])], [photo, style])
     image, style_image = load_image(photo), load_image(style)
     sampling = session.build_sampling(context.params)
     loaded = session.load_fit_base(fit_config)
-    chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, device))
+    chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, fit_config.device))
     manifest = record("stylize", session, loaded, context.params, {"photo": photo, "style": style}, fit_config)
     stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, paint)
     outputs = save_results(session, stylized.pictures, output, manifest)
@@ -110,6 +113,19 @@ def stylize(
         sheets = [build_sheet(image, style_image, stylized.pictures[0])]
         outputs += save_results(session, sheets, sheet, manifest, "sheet")
     session.finish({"outputs": outputs, "num_faces": len(chosen), **stylized.figures()}, "\n".join(outputs))
+
+
+def check_distinct(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Refuse results that would replace each other or what they are made from.
+
+    Raises:
+        ConfigError: they would.
+    """
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise ConfigError(f"{path}: the result would replace a file of this command; give another name")
+        taken.add(path.resolve())
 
 
 def fit_and_paint(

@@ -28,7 +28,7 @@ DETECTION_SIZES = (128, 256, 512)
 MIN_SCORE = 0.43
 NUM_PASSES = 2
 _MIN_HEAT = 0.2
-_MAX_CANDIDATES = 24
+MAX_FACES = 64
 _MAX_ENLARGEMENT = 2.0
 _SAME_FACE_DISTANCE = 0.35
 _DOUBTFUL_ERROR = 0.15
@@ -119,7 +119,7 @@ def load_face_finder() -> FaceFinder:
 
 @torch.no_grad()
 def find_faces(
-    image: Tensor, finder: FaceFinder | None = None, *, max_faces: int = 16, min_score: float = MIN_SCORE
+    image: Tensor, finder: FaceFinder | None = None, *, max_faces: int = MAX_FACES, min_score: float = MIN_SCORE
 ) -> list[Face]:
     """Find the faces of an image, the largest first.
 
@@ -235,7 +235,7 @@ def detect_poses(finder: FaceFinder, image: Tensor, size: int) -> tuple[Tensor, 
     maps = finder.detector(F.pad(small, (0, padding[1], 0, padding[0]), mode="replicate"))
     heat = maps.heat.sigmoid()
     is_peak = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat > _MIN_HEAT)
-    order = heat[is_peak].argsort(descending=True)[:_MAX_CANDIDATES]
+    order = heat[is_peak].argsort(descending=True)[:MAX_FACES]
     x, y, extent, angle = (values[is_peak][order] for values in maps[1:])
     linear = extent[:, None, None] * torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(
         -1, 2, 2
