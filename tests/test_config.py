@@ -53,7 +53,7 @@ def test_toml_and_overrides_are_merged(tmp_path: Path) -> None:
 def test_every_config_comes_back_from_its_toml(tmp_path: Path) -> None:
     config = FitConfig(
         style_path='C:\\paintings\\"Nacht"\n\t.png',
-        face_paths=("ü.png", "b c.png"),
+        face_paths=("ü.png", "b c.png", "🎨.png"),
         learning_rate=3e-7,
         use_afun=False,
         output_dir="runs/one",
@@ -98,6 +98,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     [
         ({"objective": "pixels"}, "objective is 'pixels'; choose one of"),
         ({"cfun_groups": ("encoder", "head")}, "cfun_groups is 'head'; choose one of encoder, middle, decoder"),
+        ({"framing": "hole"}, "framing is 'hole'; choose one of find, whole"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"identity_weight": -1.0}, "identity_weight is -1.0; it must be 0 or above"),

@@ -6,11 +6,23 @@ from torch import nn
 
 from acfun.devices import place, select_device
 from acfun.errors import ConfigError
+from acfun.process import MPS_FALLBACK
 
 
 def test_names_choose_devices() -> None:
     assert select_device("cpu") == torch.device("cpu")
     assert select_device("auto").type in {"cuda", "mps", "cpu"}
+
+
+def test_apples_gpu_is_taken_only_where_torch_may_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.delenv(MPS_FALLBACK, raising=False)
+    assert select_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match=MPS_FALLBACK):
+        select_device("mps")
+    monkeypatch.setenv(MPS_FALLBACK, "1")
+    assert select_device("auto").type == select_device("mps").type == "mps"
 
 
 @pytest.mark.parametrize("name", ["gpu", "meta", *([] if torch.cuda.is_available() else ["cuda", "cuda:1"])])

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from acfun.face.regions import REGIONS
-from acfun.images import tensor_to_pil
+from acfun.images import pil_to_tensor, tensor_to_pil
 from acfun.photo import shape_faces
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.proportions import MAX_DEPARTURE, measure_departure, take_on
@@ -87,6 +87,16 @@ def test_photographs_are_shaped_by_a_style_with_a_face_and_only_then() -> None:
         same, unmoved = shape_faces(photo, faces, style, amount)
         assert same is photo
         assert unmoved == faces
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "CMYK"])
+def test_pictures_of_every_mode_are_shaped_as_rgb(mode: str) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8)).convert(mode)
+    faces, style = [place_face(40, 10, 100)], make_style(torch.from_numpy(make_long_face())[None])
+    shaped, moved = shape_faces(photo, faces, style, 1.0)
+    expected, _ = shape_faces(tensor_to_pil(pil_to_tensor(photo)), faces, style, 1.0)
+    assert (shaped.mode, shaped.size, len(moved)) == ("RGB", photo.size, 1)
+    assert np.array_equal(np.asarray(shaped), np.asarray(expected))
 
 
 def test_a_style_image_survives_its_file_form_exactly() -> None:

@@ -71,12 +71,15 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
     stylize = ("stylize", photo, "--style", folder / "style.png", "-o")
     (tmp_path / "wrong.toml").write_text("max_step = 3\n", encoding="utf-8")
     (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "taken.safetensors").mkdir()
     return {
         (*stylize, out, "-q", "--base", "minni"): ("'minni'", "diffusers folder"),
         (*stylize, out, "--steps", 3, "--strength", 0.1): ("0.1", "raise one of them"),
         (*stylize, out, "--steps", 1): ("0.4", "raise one of them"),
         (*stylize, tmp_path / "out.xyz"): ("'.xyz'", ".png"),
         (*stylize, tmp_path / "none" / "out.png"): ("does not exist", "create it"),
+        (*stylize, photo, "--base", "no/such/base"): ("photo.png", "another name"),
+        (*stylize, out, "--sheet", out, "--base", "no/such/base"): ("out.png", "another name"),
         (*stylize, out, "--config", tmp_path / "wrong.toml"): ("'max_step'", "'max_steps'"),
         (*stylize, out, "--config", tmp_path / "absent.toml"): ("absent.toml", "check the path"),
         (*stylize, out, "--base", folder / "base", "--face-detector", tmp_path / "pack"): (
@@ -90,10 +93,12 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         ),
         ("fit", photo, "-o", tmp_path / "style.png"): ("style.png", ".safetensors"),
         ("fit", photo, "-o", tmp_path / "no" / "s.safetensors"): ("does not exist", "create it"),
+        ("fit", photo, "-o", tmp_path / "taken.safetensors", "--base", "no/such/base"): ("taken", "another place"),
         ("fit", photo, "-o", tmp_path / "s.safetensors", "--resume"): ("run folder", "output_dir"),
         ("apply", style, photo, "-o", folder): ("photo.png", "another folder"),
         ("apply", style, photo, tmp_path / "photo.jpg", "-o", tmp_path): ("photo.jpg", "rename"),
         ("apply", style, photo, "-o", tmp_path / "file"): ("file", "another folder"),
+        ("apply", style, photo, "photo-1.jpg", "-o", tmp_path, "--paint", "portraits"): ("photo-1.jpg", "rename"),
     }
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acfun.config import dump_toml
 from acfun.images import load_image
-from acfun.paths import mini_dir
+from acfun.paths import CACHE_DIR_VARIABLE, mini_dir
 from acfun.style import Style
 from tests.cli.tools import draw, fit, run, run_well
 from tests.tiny import RESOLUTION
@@ -41,6 +42,29 @@ def test_a_dry_run_prints_the_config_and_fits_nothing(folder: Path, tmp_path: Pa
     answer = json.loads(result.stdout)
     assert (answer["seed"], answer["max_steps"], answer["framing"]) == (7, 2, "whole")
     assert not output.exists()
+
+
+def test_a_config_file_says_what_no_option_does(folder: Path, tmp_path: Path) -> None:
+    own = {"seed": 5, "base": str(folder / "base"), "face_paths": [str(folder / "photo.png")], "device": "cpu"}
+    (tmp_path / "own.toml").write_text(dump_toml({"style_path": "unused.png", **own}), encoding="utf-8")
+    command = ("fit", folder / "style.png", "-o", tmp_path / "s.safetensors", "--config", tmp_path / "own.toml")
+    plain = json.loads(run_well(*command, "--dry-run", "--json").stdout)
+    assert {name: plain[name] for name in own} == own
+    assert plain["style_path"] == str(folder / "style.png")
+    given = json.loads(run_well(*command, "--dry-run", "--json", "--seed", 0, "--base", "mini").stdout)
+    assert (given["seed"], given["base"], given["face_paths"]) == (0, "mini", own["face_paths"])
+
+
+def test_a_cache_that_cannot_be_written_costs_no_picture(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv(CACHE_DIR_VARIABLE, str(tmp_path / "file"))
+    options = ("--faces", "whole", "--steps", 3, "--base", folder / "base", "--config", folder / "fit.toml")
+    style, output = folder / "style.png", tmp_path / "out.png"
+    result = run_well("stylize", folder / "photo.png", "--style", style, "-o", output, *options)
+    assert CACHE_DIR_VARIABLE in result.stderr
+    assert load_image(output).size == load_image(folder / "photo.png").size
 
 
 def test_stylize_fits_once_and_then_recalls(folder: Path, cache: Path, tmp_path: Path) -> None:

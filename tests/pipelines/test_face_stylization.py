@@ -24,7 +24,7 @@ from torch import Tensor
 from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
 from acfun.cfun import CFunOptions
-from acfun.errors import BaseFamilyMismatchError, FaceModelError
+from acfun.errors import BaseFamilyMismatchError, FaceModelError, StyleFileError
 from acfun.portrait import StyleImage, place_mean_face
 from acfun.style import Style
 from acfun.style_model import build_style_model
@@ -179,6 +179,9 @@ def test_arguments_without_meaning_are_refused(pipe: FaceStylizationPipeline, fa
         ("3 prompts", {"prompt": ["a"] * 3, "face": torch.cat([face, face])}),
         ("2 negative prompts", {"negative_prompt": ["a", "b"]}),
         ("timestep", {"callback_on_step_end": print, "callback_on_step_end_tensor_inputs": ["timestep"]}),
+        ("height is 33", {"face": face, "height": 33}),
+        ("width is 0", {"width": 0}),
+        ("num_images_per_prompt is 0", {"num_images_per_prompt": 0}),
     ]
     for message, arguments in refused:
         with pytest.raises(ValueError, match=message):
@@ -310,6 +313,45 @@ def test_a_style_for_another_base_changes_nothing(pipe: FaceStylizationPipeline,
     with pytest.raises(BaseFamilyMismatchError):
         pipe.load_style(make_style(make_tiny_base(seed=1)))
     assert torch.equal(paint(pipe), expected)
+
+
+def test_a_damaged_style_leaves_the_former_one_in(pipe: FaceStylizationPipeline, base: Base) -> None:
+    style = make_style(base)
+    pipe.load_style(style)
+    expected = paint(pipe)
+    damaged = replace(style, tensors={name: part for name, part in style.tensors.items() if name != "style_embeds"})
+    with pytest.raises(StyleFileError, match="damaged"):
+        pipe.load_style(damaged)
+    assert pipe.style is style
+    assert torch.equal(paint(pipe), expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
+def test_a_move_that_fails_keeps_the_style(pipe: FaceStylizationPipeline, base: Base) -> None:
+    style = make_style(base)
+    pipe.load_style(style)
+    expected = paint(pipe)
+    with pytest.raises((AssertionError, RuntimeError)):
+        pipe.to("cuda")
+    assert pipe.style is style
+    assert torch.equal(paint(pipe), expected)
+
+
+def test_a_pipeline_is_not_offloaded(pipe: FaceStylizationPipeline) -> None:
+    for offload in (pipe.enable_model_cpu_offload, pipe.enable_sequential_cpu_offload):
+        with pytest.raises(RuntimeError, match=r"pipe\.to"):
+            offload()
+
+
+def test_a_style_is_recognised_after_rounding_and_a_rounded_checkpoint_is_explained(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint")
+    style = make_style(load_base(tmp_path / "checkpoint"))
+    pipe = FaceStylizationPipeline.from_pretrained(tmp_path / "checkpoint").to(torch.bfloat16)
+    pipe.load_style(style)
+    assert pipe.style is style
+    rounded = FaceStylizationPipeline.from_pretrained(tmp_path / "checkpoint", dtype=torch.bfloat16)
+    with pytest.raises(BaseFamilyMismatchError, match="load them in float32"):
+        rounded.load_style(style)
 
 
 def test_a_checkpoint_is_the_same_base_for_pipeline_and_load_base(tmp_path: Path, base: Base) -> None:

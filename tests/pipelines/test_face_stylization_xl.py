@@ -107,6 +107,16 @@ def test_prompts_are_encoded_as_by_diffusers(base: Base) -> None:
     assert not empty.add_text_embeds.any()
 
 
+def test_the_vae_that_overflows_in_half_precision_stays_float32(
+    pipe: FaceStylizationXLPipeline, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    loaded = FaceStylizationXLPipeline.from_pretrained(tmp_path / "checkpoint", dtype=torch.float16)
+    assert paint(loaded).isfinite().all()
+    for halved in (pipe.to(torch.float16), loaded):
+        assert (halved.vae.dtype, halved.unet.dtype) == (torch.float32, torch.float16)
+
+
 def test_the_bare_pipeline_is_that_of_diffusers(pipe: FaceStylizationXLPipeline, base: Base) -> None:
     plain = build_diffusers_pipeline(base)
     plain.set_progress_bar_config(disable=True)
