@@ -120,7 +120,7 @@ def check_threads() -> Check:
     )
     detail = f"{used} threads on {cores} cores"
     if cores is not None and used < cores // 2:
-        return Check("threads", "note", detail, "unset OMP_NUM_THREADS, or set it to the number of cores")
+        return Check("threads", "note", detail, "unset OMP_NUM_THREADS, unless other programs compute on these cores")
     return Check("threads", "ok", detail)
 
 
