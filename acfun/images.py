@@ -3,7 +3,6 @@
 Tensors are (B,3,H,W) float32 in [-1,1]; arrays are (H,W,3) float32 in [0,1].
 """
 
-import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.errors import ImageError
-from acfun.paths import atomic_write
+from acfun.paths import atomic_write, explain_obstacle
 
 MIN_SIDE = 32
 MAX_SIDE = 4096
@@ -192,10 +191,8 @@ def check_output_path(path: Path) -> None:
         raise ImageError(
             f"{path}: images cannot be written as {path.suffix!r}; end the name in {', '.join(OUTPUT_FORMATS)}"
         )
-    if not path.parent.is_dir():
-        raise ImageError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ImageError(f"{path}: no file can be written there; choose another place")
+    if obstacle := explain_obstacle(path):
+        raise ImageError(obstacle)
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int, labels: Sequence[str] | None = None) -> Image.Image:

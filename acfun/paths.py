@@ -43,3 +43,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def explain_obstacle(path: Path) -> str | None:
+    """Why no file can be written at a path, and what helps; None where one can."""
+    if not path.parent.is_dir():
+        return f"{path}: the folder {path.parent} does not exist; create it first"
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        return f"{path}: no file can be written there; choose another place"
+    return None

@@ -1,6 +1,5 @@
 """`acfun fit`: one style image to a style file."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from acfun.commands.fitting import fit as run_fit
 from acfun.commands.session import Session, print_message
 from acfun.config import dump_toml
 from acfun.errors import ConfigError
+from acfun.paths import explain_obstacle
 
 STYLE_SUFFIX = ".safetensors"
 INTERRUPTED = 130
@@ -107,10 +107,8 @@ def check_style_path(path: Path) -> None:
     """
     if path.suffix != STYLE_SUFFIX:
         raise ConfigError(f"{path}: a style file ends in {STYLE_SUFFIX}; name it so")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: the folder {path.parent} does not exist; create it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path}: no file can be written there; choose another place")
+    if obstacle := explain_obstacle(path):
+        raise ConfigError(obstacle)
 
 
 def check_images(*paths: Path) -> None:
