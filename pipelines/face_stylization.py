@@ -17,8 +17,10 @@ from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import Faces, build_callback, encode_prompts, pair, predict_guided, prepare_faces, scaled
 from acfun.devices import place
 from acfun.face.finder import load_face_finder
+from acfun.face.identity import load_identity_encoder
 from acfun.face.networks import NUM_LANDMARKS
 from acfun.guidance import BARE_PROMPT, NUM_GUIDE_STEPS, STRENGTH, Sitting
+from acfun.identity_adapter import embed_people, get_embed_size
 from acfun.images import resize
 from acfun.pipelines.styled import StyledPipeline
 from acfun.portrait import Portrait, find_landmarks
@@ -55,6 +57,7 @@ class FaceStylization(StyledPipeline):
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        person: Faces | None = None,
         ip_adapter_image: Any = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
         output_type: str = "pil",
@@ -90,7 +93,8 @@ class FaceStylization(StyledPipeline):
             eta: 0 is DDIM, 1 as random as DDPM.
             generator: source of noise.
             latents: (B,C,h,w) to start from instead of noise; only without `face`.
-            ip_adapter_image: for a loaded IP-Adapter.
+            person: photographs, one or one a prompt, of who is to be seen: for an adapter of `load_identity_adapter`.
+            ip_adapter_image: for another loaded IP-Adapter.
             cross_attention_kwargs: passed to the attention processors (`{"scale": …}` for LoRA).
             output_type: "pil", "np", "pt" (B,3,H,W) in [0,1], or "latent", which are not gone over with strokes.
             callback_on_step_end: as in diffusers: (pipe, index, timestep, tensors) → tensors to go on with.
@@ -101,6 +105,7 @@ class FaceStylization(StyledPipeline):
 
         Raises:
             ValueError: an argument out of range, or arguments that exclude each other.
+            NoFaceFoundError: a photograph of `person` shows no face.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -111,7 +116,7 @@ class FaceStylization(StyledPipeline):
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)
-        image_embeds = self._encode_images(ip_adapter_image, len(texts), guidance_scale > 1)
+        image_embeds = self._encode_images(person, ip_adapter_image, len(texts), guidance_scale > 1)
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
         on_step: OnStep | None = None
@@ -211,14 +216,35 @@ class FaceStylization(StyledPipeline):
         images = resize(images, larger) if sitting is None else sitting.finish(images, enlargement)
         return self.image_processor.postprocess(images, output_type=output_type)
 
-    def _encode_images(self, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
+    def _encode_images(self, person: Faces | None, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
         """For loaded IP-Adapters, one tensor each."""
-        if image is None:
+        if image is not None:
+            embeds: list[Tensor] = self.prepare_ip_adapter_image_embeds(
+                image, None, self._execution_device, count, use_guidance
+            )
+            return embeds
+        size = get_embed_size(self.unet)
+        if size is None:
+            if person is not None:
+                raise ValueError("person needs an identity adapter: call load_identity_adapter() first")
             return None
-        embeds: list[Tensor] = self.prepare_ip_adapter_image_embeds(
-            image, None, self._execution_device, count, use_guidance
-        )
-        return embeds
+        rows = torch.zeros(count, 1, size, device=self._execution_device)
+        if person is not None:
+            rows = rows + self._embed_person(person, size, count)[:, None]
+        return [torch.cat([torch.zeros_like(rows), rows]) if use_guidance else rows]
+
+    def _embed_person(self, person: Faces, size: int, count: int) -> Tensor:
+        """Identity embeddings (count,size) of one photograph, or of one a prompt."""
+        encoder = place(self._identity_encoder or load_identity_encoder(), self._execution_device)
+        embeds = embed_people(person, encoder)
+        if embeds.shape[1] != size:
+            raise ValueError(
+                f"the identity adapter takes embeddings of {size} numbers, and the identity encoder gives "
+                f"{embeds.shape[1]}: call use_identity_encoder with the one that the adapter was trained with"
+            )
+        if count % len(embeds):
+            raise ValueError(f"person has {len(embeds)} photographs for {count} pictures: give one, or one a prompt")
+        return embeds.repeat_interleave(count // len(embeds), 0)
 
     def _draw_latents(self, latents: Tensor | None, count: int, size: tuple[int, int], generator: Any) -> Tensor:
         channels = self.unet.config.in_channels

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from acfun.base import FAMILIES, Base, assemble_base
 from acfun.conditioning import encode_prompts, pair
 from acfun.devices import place
-from acfun.errors import AcfunError, BaseFamilyMismatchError
+from acfun.errors import AcfunError, BaseFamilyMismatchError, ConfigError
 from acfun.face.identity import load_identity_encoder
 from acfun.face.recognition import load_recognition
+from acfun.identity_adapter import find_mini_adapter, get_embed_size
 from acfun.imagery import Imagery
 from acfun.style import Style
 from acfun.style_model import StyleModel
@@ -213,6 +214,40 @@ class StyledPipeline(_Pipeline):
         """Load an IP-Adapter, as diffusers does."""
         _ = self.base  # its fingerprint is that of the weights before anything is added to them
         super().load_ip_adapter(*args, **kwargs)
+
+    def load_identity_adapter(self, source: str | Path = "mini", weight_name: str | None = None) -> None:
+        """Load an IP-Adapter of the kind FaceID, which tells the UNet who is to be seen: `person` of a call.
+
+        It takes the place of other IP-Adapters. How strongly it acts is said by `set_ip_adapter_scale`. Its embeddings
+        are those of `use_identity_encoder`, the embedded encoder's by default; adapters of others want the encoder that
+        they were trained with.
+
+        Args:
+            source: "mini" for the embedded base's own, a file, a folder, or a hub id.
+            weight_name: of the file in the folder or on the hub.
+
+        Raises:
+            ConfigError: there is no such file, or it is no adapter of this kind for this base; the pipeline has no
+                IP-Adapter then.
+            RuntimeError: it brings a LoRA, and a style is loaded.
+        """
+        path = find_mini_adapter() if str(source) == "mini" else Path(source).expanduser()
+        if path.is_file():
+            source, weight_name = path.parent, path.name
+        if weight_name is None:
+            raise ConfigError(f"{source}: no such file; give one, or name a folder's or a hub repository's weight_name")
+        try:
+            self.load_ip_adapter(str(source), subfolder="", weight_name=weight_name, image_encoder_folder=None)
+            if get_embed_size(self.unet) is None:
+                raise ValueError("it is another kind of IP-Adapter")
+        except Exception as error:
+            self.unload_ip_adapter()
+            if isinstance(error, RuntimeError):
+                raise
+            raise ConfigError(
+                f"{Path(source) / weight_name} is no identity adapter for base {self.base.name!r} ({error}): give an "
+                "IP-Adapter FaceID that was trained on such a base"
+            ) from error
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
         """Compute attention with xformers; where it cannot run, warn with the reason and go on with torch's own."""

@@ -29,6 +29,7 @@ FLOORS = {
     "acfun.relief": 1,
     "acfun.patches": 2,
     "acfun.features": 2,
+    "acfun.identity_adapter": 2,
     "acfun.imagery": 2,
     "acfun.proportions": 2,
     "acfun.style": 3,

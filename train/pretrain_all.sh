@@ -6,12 +6,13 @@
 #     PRETRAIN_STEPS=2 train/pretrain_all.sh cpu RUN 1 40    # a rehearsal: two steps a part
 #
 # KIND chooses train/configs/*_KIND.toml, MINUTES is the time for training alone, COUNT the number of pictures. Parts that do
-# not need each other train side by side: VAE and CLIP pair, then UNet, face finder and identity encoder. A second start
-# with the same RUN goes on from the checkpoints. The base is RUN/mini; the figures are in RUN/*/log.jsonl and RUN/report.
+# not need each other train side by side: VAE and CLIP pair, then UNet, face finder and identity encoder; the identity adapter,
+# which needs UNet and encoder, comes last. A second start with the same RUN goes on from the checkpoints. The base is RUN/mini;
+# the figures are in RUN/*/log.jsonl and RUN/report.
 set -euo pipefail
 kind=$1 run=$2 minutes=$3 count=${4:-11000}
 workers=$(nproc)
-first=$(awk "BEGIN { print 0.28 * $minutes }") second=$(awk "BEGIN { print 0.72 * $minutes }")
+first=$(awk "BEGIN { print 0.25 * $minutes }") second=$(awk "BEGIN { print 0.65 * $minutes }") third=$(awk "BEGIN { print 0.1 * $minutes }")
 shards=$run/shards
 steps=(--max-steps "${PRETRAIN_STEPS:-0}")
 mkdir -p "$run"
@@ -58,4 +59,6 @@ train_part identity "$(awk "BEGIN { print 0.6 * $second }")" --data "$shards/peo
 join
 python -m train.assemble_mini --vae "$run/vae/vae" --unet "$run/unet/unet" --scheduler "$run/unet/scheduler" --clip "$run/clip" \
   --face-finder "$run/face_finder/face_finder" --identity-encoder "$run/identity/identity_encoder" --output "$run/mini"
+train_part identity_adapter "$third" "${data[@]}" --held-out "$shards/held_out" --base "$run/mini"
+python -m train.assemble_mini --identity-adapter "$run/identity_adapter/identity_adapter" --output "$run/mini"
 python -m train.evaluate_mini --base "$run/mini" "${data[@]}" --held-out "$shards/held_out" --output "$run/report"

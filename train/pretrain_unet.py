@@ -11,6 +11,7 @@ https://arxiv.org/abs/2303.09556), zero terminal SNR (Lin et al. 2024, https://a
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from acfun.base.conditions import Conditions
+from acfun.base.conditions import Conditions, predict
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.base.prompts import encode_tokens, tokenize
 from acfun.base.vae_features import decode_latents
@@ -126,10 +127,7 @@ class UnetTrainer(nn.Module):
     def forward(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, prompt_embeds: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """min-SNR weighted squared error of the velocity, mean over the batch, and the excess of `PeakPenalty`.
-
-        An error of the velocity is SNR + 1 times the one of x̂0, so the paper's min(SNR, γ) becomes
-        (min(SNR, γ) + 1) / (SNR + 1); without that one, the pure noise that sampling starts from is never trained on.
+        """`compute_velocity_loss` and the excess of `PeakPenalty`.
 
         Args:
             latents: (B,C,h,w) clean.
@@ -137,16 +135,62 @@ class UnetTrainer(nn.Module):
             timesteps: (B,).
             prompt_embeds: (B,T,D).
         """
-        alphas = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        signal, sigma = alphas.sqrt(), (1 - alphas).sqrt()
-        velocity = signal * noise - sigma * latents
-        model_pred = self.unet(
-            signal * latents + sigma * noise, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False
-        )[0]
-        snr = (alphas / (1 - alphas)).flatten()
-        weights = (snr.clamp(max=self.snr_gamma) + 1) / (snr + 1)
-        loss = (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
+        conditions = Conditions(prompt_embeds=prompt_embeds)
+        loss = compute_velocity_loss(
+            self.unet, latents, noise, timesteps, conditions, self.alphas_cumprod, self.snr_gamma
+        )
         return loss, self.peak_penalty.take() if self.unet.training else torch.zeros_like(loss)
+
+
+def compute_velocity_loss(
+    unet: Any,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    conditions: Conditions,
+    alphas_cumprod: Tensor,
+    snr_gamma: float,
+) -> Tensor:
+    """min-SNR weighted squared error of the velocity, mean over the batch, ().
+
+    An error of the velocity is SNR + 1 times the one of x̂0, so the paper's min(SNR, γ) becomes
+    (min(SNR, γ) + 1) / (SNR + 1); without that one, the pure noise that sampling starts from is never trained on.
+
+    Args:
+        unet: predicts velocities.
+        latents: (B,C,h,w) clean.
+        noise: (B,C,h,w).
+        timesteps: (B,).
+        conditions: B rows.
+        alphas_cumprod: of all timesteps.
+        snr_gamma: γ.
+    """
+    alphas = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    signal, sigma = alphas.sqrt(), (1 - alphas).sqrt()
+    velocity = signal * noise - sigma * latents
+    model_pred = predict(unet, signal * latents + sigma * noise, timesteps, conditions)
+    snr = (alphas / (1 - alphas)).flatten()
+    weights = (snr.clamp(max=snr_gamma) + 1) / (snr + 1)
+    return (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
+
+
+def draw_batch(
+    data: Latents,
+    empty_ids: Tensor,
+    batch_size: int,
+    caption_dropout: float,
+    timestep_power: float,
+    scheduler: DDIMScheduler,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Indices (B,) of random rows, token ids (B,T) of their captions, some of them empty, noise, and timesteps (B,)."""
+    indices = torch.randint(len(data.latents), (batch_size,), generator=generator)
+    noise = torch.randn((batch_size, *data.latents.shape[1:]), generator=generator)
+    levels = torch.rand(batch_size, generator=generator) ** timestep_power
+    timesteps = (levels * len(scheduler.alphas_cumprod)).long()
+    ids = data.input_ids[indices].clone()
+    ids[torch.rand(batch_size, generator=generator) < caption_dropout] = empty_ids[0]
+    return indices, ids, noise, timesteps
 
 
 def build_unet(config: UnetConfig, latent_channels: int, sample_size: int, text_dim: int) -> UNet2DConditionModel:
@@ -223,13 +267,11 @@ class UnetRun:
 
     def compute_losses(self, data: Latents, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """What `UnetTrainer` makes of a random batch."""
-        indices = torch.randint(len(data.latents), (batch_size,), generator=generator)
+        config = self.config
+        indices, ids, noise, timesteps = draw_batch(
+            data, self.empty_ids, batch_size, config.caption_dropout, config.timestep_power, self.scheduler, generator
+        )
         latents = data.latents[indices].float()
-        noise = torch.randn(latents.shape, generator=generator)
-        levels = torch.rand(batch_size, generator=generator) ** self.config.timestep_power
-        timesteps = (levels * len(self.scheduler.alphas_cumprod)).long()
-        ids = data.input_ids[indices].clone()
-        ids[torch.rand(batch_size, generator=generator) < self.config.caption_dropout] = self.empty_ids[0]
         device = self.accelerator.device
         with torch.no_grad(), self.accelerator.autocast():
             prompt_embeds = encode_tokens(self.neighbours.text_encoder, ids.to(device)).float()

@@ -1,4 +1,4 @@
-"""`acfun generate`: pictures from text, with or without a style."""
+"""`acfun generate`: pictures from text, with or without a style, of nobody or of a given person."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,10 @@ def generate(
     *,
     output: options.Output,
     style: Annotated[Path | None, typer.Option(help="Style file.")] = None,
+    person: Annotated[Path | None, typer.Option(help="Photograph of who is to be seen.")] = None,
+    person_scale: Annotated[
+        float | None, typer.Option(min=0, max=2, show_default="1.0", help="How closely it is that person.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=64, help="How many pictures; several are numbered.")] = 1,
     negative_prompt: options.NegativePrompt = None,
     style_scale: options.StyleScale = None,
@@ -25,6 +29,8 @@ def generate(
     color_scale: options.ColorScale = None,
     guidance_scale: options.GuidanceScale = None,
     steps: options.Steps = None,
+    identity_encoder: options.IdentityEncoder = None,
+    identity_adapter: options.IdentityAdapter = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     base: options.StyleBaseName = None,
@@ -33,21 +39,27 @@ def generate(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Sample pictures from a description."""
-    from acfun.images import check_output_path
+    """Sample pictures from a description, of the person on a photograph if one is given."""
+    from acfun.images import check_output_path, load_image
     from acfun.style import Style
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     check_output_path(output)
+    sitter = None if person is None else load_image(person)
     loaded_style = None if style is None else Style.load(style)
     if loaded_style is None:
         loaded = session.load_base(base or DEFAULT_BASE, base_config, image_encoder=None)
     else:
         loaded = session.load_style_base(loaded_style, base, base_config)
-    pipe = session.build_pipeline(loaded, loaded_style)
+    pipe = session.build_pipeline(loaded, None, identity_encoder)
+    if sitter is not None:
+        pipe.load_identity_adapter(identity_adapter or "mini")
+        pipe.set_ip_adapter_scale(1.0 if person_scale is None else person_scale)
+    if loaded_style is not None:
+        pipe.load_style(loaded_style)
     sampling = session.build_sampling(context.params, has_face=False)
-    manifest = record("generate", session, loaded, context.params, {"style": style})
+    manifest = record("generate", session, loaded, context.params, {"style": style, "person": person})
     session.say(f"sampling {count} picture{'s' if count > 1 else ''}")
-    pictures = pipe(num_images_per_prompt=count, **sampling).images
+    pictures = pipe(person=sitter, num_images_per_prompt=count, **sampling).images
     outputs = save_results(session, pictures, output, manifest)
     session.finish({"outputs": outputs}, "\n".join(outputs))

@@ -191,6 +191,15 @@ IdentityEncoder = Annotated[
         rich_help_panel="Faces",
     ),
 ]
+IdentityAdapter = Annotated[
+    str | None,
+    typer.Option(
+        "--identity-adapter",
+        show_default="mini",
+        help="What shows the UNet a person: file of an IP-Adapter FaceID for the base.",
+        rich_help_panel="Faces",
+    ),
+]
 FaceDetector = Annotated[
     str | None,
     typer.Option(

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from acfun.manifest import Command, Kind, Manifest
 
 # Options besides those of sampling that decide a picture.
-RESULT_OPTIONS = (*SAMPLING_OPTIONS, "faces", "paint", "count")
+RESULT_OPTIONS = (*SAMPLING_OPTIONS, "faces", "paint", "count", "person_scale")
 # Options that name a model: by a word, by a hub id, or by a path on this machine.
-MODEL_OPTIONS = ("base", "base_config", "image_encoder", "identity_encoder", "face_detector")
+MODEL_OPTIONS = ("base", "base_config", "image_encoder", "identity_encoder", "face_detector", "identity_adapter")
 _MODEL_WORDS = ("mini", "own")
 # What a manifest says elsewhere, or what says where a fit writes.
 _OTHER_FIELDS = (*MODEL_OPTIONS, "style_path", "face_paths", "output_dir", "seed", "device")

@@ -22,7 +22,8 @@ from acfun.errors import ConfigError, ManifestError
 if TYPE_CHECKING:
     from acfun.manifest import Manifest
 
-ROLES = ("photo", "style", *MODEL_OPTIONS)
+PICTURES = ("photo", "style", "person")
+ROLES = (*PICTURES, *MODEL_OPTIONS)
 GivenBase = Annotated[
     str | None,
     typer.Option("--base", show_default="that of the picture", help="The base.", rich_help_panel="Common"),
@@ -51,6 +52,7 @@ def replay(
     *,
     photo: Annotated[Path | None, typer.Option(help="The photograph; looked for beside the picture.")] = None,
     style: Annotated[Path | None, typer.Option(help="The style image or file; likewise.")] = None,
+    person: Annotated[Path | None, typer.Option(help="The photograph of --person; likewise.")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", show_default="beside the picture", help="Picture to write."),
@@ -60,6 +62,7 @@ def replay(
     image_encoder: options.ImageEncoder = None,
     identity_encoder: options.IdentityEncoder = None,
     face_detector: options.FaceDetector = None,
+    identity_adapter: options.IdentityAdapter = None,
     device: GivenDevice = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -73,8 +76,8 @@ def replay(
     target = output or picture.with_name(f"{picture.stem}-replay{manifest.suffix}")
     check_target(target, picture, manifest)
     check_output_path(target)
-    models = (base, base_config, image_encoder, identity_encoder, face_detector)
-    given = {role: Path(value) for role, value in zip(ROLES, (photo, style, *models), strict=True) if value}
+    models = (base, base_config, image_encoder, identity_encoder, face_detector, identity_adapter)
+    given = {role: Path(value) for role, value in zip(ROLES, (photo, style, person, *models), strict=True) if value}
     files = find_inputs(manifest, picture, given)
     differences = compare_inputs(manifest, files)
     for difference in differences:
@@ -106,7 +109,7 @@ def find_inputs(manifest: "Manifest", picture: Path, given: Mapping[str, Path]) 
     Raises:
         ManifestError: some are missing, and all of them are named; or one is given that the command does not read.
     """
-    if superfluous := [role for role in ("photo", "style") if role in given and role not in manifest.inputs]:
+    if superfluous := [role for role in PICTURES if role in given and role not in manifest.inputs]:
         raise ManifestError(f"{picture} was made without a {superfluous[0]}: leave out --{superfluous[0]}")
     beside = {role: picture.parent / file.name for role, file in manifest.inputs.items()}
     # A result of `apply` has the name of its photograph.

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 
 from acfun.errors import DataError
 from acfun.face.identity import IdentityEncoder
+from acfun.identity_adapter import ADAPTER_FILE, ADAPTER_FOLDER, flatten_adapter, start_adapter
+from acfun.portrait import place_mean_face
+from acfun.synthetic.shards import Labels
 from tests.tiny import LATENT_CHANNELS, MAX_LENGTH, WIDTH, build_text_encoder, build_tokenizer, build_vae
-from train import assemble_mini, pretrain_unet, pretrain_vae
+from train import assemble_mini, pretrain_identity_adapter, pretrain_unet, pretrain_vae
 from train.latents import load_latents, load_neighbours
 from train.pretraining import CHECKPOINT_NAME, build_accelerator
 from train.vae_parts import vary_colours
@@ -39,12 +42,14 @@ UNET = pretrain_unet.UnetConfig(
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Six pictures of noise with a caption each."""
+    """Six pictures of noise with a caption each, and the average face in all of them."""
     directory = tmp_path / "shards"
     directory.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
     np.save(directory / "images.npy", pixels)
-    (directory / "labels.json").write_text(json.dumps([{"caption": f"a photo {index}"} for index in range(COUNT)]))
+    np.save(directory / "landmarks.npy", np.stack([place_mean_face(SIZE).numpy()] * COUNT))
+    labels = [Labels(caption=f"a photo {index}", renderer="", parents=(), attributes={}) for index in range(COUNT)]
+    (directory / "labels.json").write_text(json.dumps([vars(label) for label in labels]))
     return directory
 
 
@@ -117,6 +122,28 @@ def test_unet_run_resumes_and_exports(shards: Path, base_dir: Path, tmp_path: Pa
     assert scheduler.alphas_cumprod[-1] == 0
     assert {path.name for path in output.glob("samples_*.png")} == {"samples_000001.png", "samples_000002.png"}
     assert (output / CHECKPOINT_NAME).is_file()
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_identity_adapter_run_resumes_and_exports(shards: Path, base_dir: Path, tmp_path: Path) -> None:
+    pretrain_unet.build_unet(UNET, LATENT_CHANNELS, SIZE // 4, WIDTH).save_pretrained(base_dir / "unet")
+    IdentityEncoder(stem_channels=4, channels=(4, 4, 4), embedding_size=8).save_pretrained(
+        base_dir / "identity_encoder"
+    )
+    output = tmp_path / "run"
+    config = pretrain_identity_adapter.IdentityAdapterConfig(batch_size=3, learning_rate=0.1, precision="no")
+    for max_steps in (2, 4):
+        pretrain_identity_adapter.train(make_arguments(shards, output, max_steps, base=base_dir), config)
+    saved = [line for line in read_log(output) if "identity" in line]
+    assert {line["step"] for line in saved} == {2, 4}
+    assert saved[0]["held_out"] != saved[1]["held_out"]
+    assert {"held_out_nobody", "identity_to_others"} <= saved[0].keys()
+    adapter = load_file(output / ADAPTER_FOLDER / ADAPTER_FILE)
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float16}
+    unet = UNet2DConditionModel.from_pretrained(base_dir / "unet")
+    fresh = flatten_adapter(start_adapter(unet, 8), torch.float16)
+    assert adapter.keys() == fresh.keys()
+    assert not any(torch.equal(adapter[name], fresh[name]) for name in adapter)
 
 
 def test_latents_are_encoded_once(shards: Path, base_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,244 @@
+"""Identity adapters: the published layout, read by diffusers itself, and people shown to tiny and embedded UNets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import save_file
+from skimage.data import astronaut
+from torch import Tensor
+
+from acfun.base import Base, load_base
+from acfun.errors import ConfigError, NoFaceFoundError
+from acfun.face.identity import load_identity_encoder
+from acfun.identity_adapter import (
+    NUM_TOKENS,
+    embed_people,
+    find_mini_adapter,
+    flatten_adapter,
+    get_embed_size,
+    read_adapter,
+    start_adapter,
+)
+from acfun.images import pil_to_tensor
+from pipelines.face_stylization import FaceStylizationPipeline
+from pipelines.face_stylization_xl import FaceStylizationXLPipeline
+from tests.cli.tools import check_explained, run, run_well
+from tests.pipelines.test_face_stylization import make_style, paint
+from tests.tiny import make_tiny_base, save_tiny_checkpoint
+from tests.tools import make_ip_adapter
+
+EMBED_SIZE = 128
+
+
+def draw_adapter(unet: Any, embed_size: int = EMBED_SIZE) -> dict[str, dict[str, Tensor]]:
+    """A fresh adapter, its weights moved at random so that people can be told apart."""
+    generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(0)
+    adapter = start_adapter(unet, embed_size)
+    return {
+        part: {name: value + 0.5 * torch.randn(value.shape, generator=generator) for name, value in values.items()}
+        for part, values in adapter.items()
+    }
+
+
+def write_adapter(path: Path, unet: Any, embed_size: int = EMBED_SIZE, **extra: Tensor) -> Path:
+    save_file(flatten_adapter(draw_adapter(unet, embed_size), torch.float32) | extra, path)
+    return path
+
+
+def make_xl_pipe() -> FaceStylizationXLPipeline:
+    pipe: FaceStylizationXLPipeline = FaceStylizationXLPipeline.from_base(make_tiny_base(family="sdxl"))
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def people() -> list[Image.Image]:
+    """A woman, and the same darker and mirrored, which is somebody else by a little."""
+    return [Image.fromarray(astronaut()), Image.fromarray(np.ascontiguousarray(astronaut()[:, ::-1] // 2))]
+
+
+@pytest.fixture
+def pipe() -> FaceStylizationPipeline:
+    pipe: FaceStylizationPipeline = FaceStylizationPipeline.from_base(make_tiny_base())
+    return pipe
+
+
+def test_an_adapter_is_read_back_as_it_was_loaded(pipe: FaceStylizationPipeline, tmp_path: Path) -> None:
+    adapter = draw_adapter(pipe.unet)
+    assert get_embed_size(pipe.unet) is None
+    pipe.load_identity_adapter(write_adapter(tmp_path / "faceid.safetensors", pipe.unet))
+    assert get_embed_size(pipe.unet) == EMBED_SIZE
+    found = flatten_adapter(read_adapter(pipe.unet), torch.float32)
+    expected = flatten_adapter(adapter, torch.float32)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert adapter["image_proj"]["proj.2.weight"].shape[0] == NUM_TOKENS * pipe.unet.config.cross_attention_dim
+
+
+def test_plain_diffusers_paints_the_same_person(
+    pipe: FaceStylizationPipeline, people: list[Image.Image], tmp_path: Path
+) -> None:
+    path = write_adapter(tmp_path / "faceid.safetensors", pipe.unet)
+    embeds = embed_people(people[0], load_identity_encoder())[:, None]
+    plain = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    plain.load_ip_adapter(str(tmp_path), subfolder="", weight_name=path.name, image_encoder_folder=None)
+    given: dict[str, Any] = {
+        "ip_adapter_image_embeds": [torch.cat([torch.zeros_like(embeds), embeds])],
+        "guidance_scale": 2.0,
+    }
+    expected = paint(plain, "a man", **given)
+    pipe.load_identity_adapter(tmp_path, path.name)
+    torch.testing.assert_close(paint(pipe, "a man", person=people[0], guidance_scale=2.0), expected, atol=1e-4, rtol=0)
+
+
+def test_people_differ_and_the_scale_is_honoured(
+    pipe: FaceStylizationPipeline, people: list[Image.Image], tmp_path: Path
+) -> None:
+    before = paint(pipe)
+    pipe.load_identity_adapter(write_adapter(tmp_path / "faceid.safetensors", pipe.unet))
+    pipe.load_style(make_style(make_tiny_base()))
+    styled_nobody = paint(pipe)
+    pipe.unload_style()
+    both = paint(pipe, ["a man", "a man"], person=people, latents=torch.ones(2, 4, 8, 8))
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+    twice = paint(pipe, ["a man"], person=people, num_images_per_prompt=2, latents=torch.ones(2, 4, 8, 8))
+    assert torch.equal(both, twice)
+    nobody = paint(pipe)
+    assert not torch.equal(paint(pipe, person=people[0]), nobody)
+    assert not torch.equal(styled_nobody, nobody)
+    pipe.set_ip_adapter_scale(0.0)
+    assert torch.equal(paint(pipe, person=people[0]), before)
+    pipe.unload_ip_adapter()
+    assert torch.equal(paint(pipe), before)
+
+
+def test_a_face_is_painted_with_a_person_beside_a_style(
+    pipe: FaceStylizationPipeline, people: list[Image.Image], tmp_path: Path
+) -> None:
+    style = make_style(make_tiny_base())
+    pipe.load_identity_adapter(write_adapter(tmp_path / "faceid.safetensors", pipe.unet))
+    pipe.load_style(style)
+    face = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    alone, shown = paint(pipe, face=face), paint(pipe, face=face, person=people[0])
+    assert alone.shape == shown.shape
+    assert not torch.equal(alone, shown)
+
+
+def test_sdxl_takes_one_too(people: list[Image.Image], tmp_path: Path) -> None:
+    pipe = make_xl_pipe()
+    pipe.load_identity_adapter(write_adapter(tmp_path / "faceid.safetensors", pipe.unet))
+    assert not torch.equal(paint(pipe, person=people[0]), paint(pipe, person=people[1]))
+
+
+def test_the_lora_of_a_published_file_goes_in_before_a_style(
+    pipe: FaceStylizationPipeline, people: list[Image.Image], tmp_path: Path
+) -> None:
+    lora, generator = {}, torch.Generator().manual_seed(5)
+    for index, name in enumerate(pipe.unet.attn_processors):
+        attention = pipe.unet.get_submodule(name.removesuffix(".processor"))
+        for part, layer in zip("qkv", (attention.to_q, attention.to_k, attention.to_v), strict=True):
+            down, up = (torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2, generator=generator))
+            lora |= {f"ip_adapter.{index}.to_{part}_lora.{end}.weight": w for end, w in (("down", down), ("up", up))}
+        down, up = torch.randn(2, attention.to_out[0].in_features), torch.randn(attention.to_out[0].out_features, 2)
+        lora |= {f"ip_adapter.{index}.to_out_lora.{end}.weight": w for end, w in (("down", down), ("up", up))}
+    path = write_adapter(tmp_path / "faceid.safetensors", pipe.unet, **lora)
+    style = make_style(make_tiny_base())
+    pipe.load_style(style)
+    with pytest.raises(RuntimeError, match="unload_style"):
+        pipe.load_identity_adapter(path)
+    assert get_embed_size(pipe.unet) is None
+    pipe.unload_style()
+    pipe.load_identity_adapter(path)
+    bare = paint(pipe, person=people[0])
+    pipe.load_style(style)
+    assert not torch.equal(paint(pipe, person=people[0]), bare)
+    pipe.unload_style()
+    assert torch.equal(paint(pipe, person=people[0]), bare)
+
+
+def test_what_is_no_such_adapter_is_explained(
+    pipe: FaceStylizationPipeline, people: list[Image.Image], tmp_path: Path
+) -> None:
+    before = paint(pipe)
+    with pytest.raises(ConfigError, match=r"missing\.safetensors: no such file"):
+        pipe.load_identity_adapter(tmp_path / "missing.safetensors")
+    for name, tensors in {
+        "other kind": flatten_adapter(make_ip_adapter(pipe.unet), torch.float32),
+        "no adapter": {"weight": torch.ones(1)},
+        "other base": flatten_adapter(draw_adapter(make_xl_pipe().unet), torch.float32),
+    }.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        with pytest.raises(ConfigError, match=f"{name}.safetensors is no identity adapter for base"):
+            pipe.load_identity_adapter(tmp_path / f"{name}.safetensors")
+        assert torch.equal(paint(pipe), before)
+    with pytest.raises(ValueError, match="load_identity_adapter"):
+        paint(pipe, person=people[0])
+    pipe.load_identity_adapter(write_adapter(tmp_path / "arcface.safetensors", pipe.unet, 512))
+    with pytest.raises(ValueError, match="512 numbers, and the identity encoder gives 128"):
+        paint(pipe, person=people[0])
+
+
+def test_wrong_people_are_explained(pipe: FaceStylizationPipeline, people: list[Image.Image], tmp_path: Path) -> None:
+    pipe.load_identity_adapter(write_adapter(tmp_path / "faceid.safetensors", pipe.unet))
+    with pytest.raises(NoFaceFoundError):
+        paint(pipe, person=Image.new("RGB", (200, 200), "blue"))
+    with pytest.raises(ValueError, match="person has 2 photographs for 3 pictures"):
+        paint(pipe, ["a man"] * 3, person=people)
+
+
+def test_tensors_are_people_too(people: list[Image.Image]) -> None:
+    encoder = load_identity_encoder()
+    embeds = embed_people(people, encoder)
+    assert embeds.shape == (2, EMBED_SIZE)
+    torch.testing.assert_close(embed_people(torch.cat([pil_to_tensor(one) for one in people]), encoder), embeds)
+
+
+def test_a_person_on_the_command_line_and_again(people: list[Image.Image], tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path / "base")
+    base: Base = load_base(str(tmp_path / "base"), image_encoder=None)
+    adapter = write_adapter(tmp_path / "faceid.safetensors", base.unet)
+    people[0].save(tmp_path / "anna.png")
+    options = ("--base", tmp_path / "base", "--steps", 3, "--quiet")
+    run_well("generate", "a man", "-o", tmp_path / "nobody.png", *options)
+    shown = (*options, "--person", tmp_path / "anna.png", "--identity-adapter", adapter)
+    run_well("generate", "a man", "-o", tmp_path / "out.png", *shown, "--person-scale", 0.8)
+    assert (tmp_path / "out.png").read_bytes() != (tmp_path / "nobody.png").read_bytes()
+    answer = json.loads(run_well("replay", tmp_path / "out.png", "--json").stdout)
+    assert answer["is_equal"]
+    assert answer["differences"] == []
+    Image.new("RGB", (200, 200), "blue").save(tmp_path / "blue.png")
+    wrong = run(
+        "generate",
+        "a man",
+        "-o",
+        tmp_path / "no.png",
+        *options,
+        "--person",
+        tmp_path / "blue.png",
+        "--identity-adapter",
+        adapter,
+    )
+    check_explained(wrong, "no face")
+    check_explained(
+        run("generate", "a man", "-o", tmp_path / "no.png", *options, "--person", tmp_path / "anna.png"),
+        "no identity adapter for base",
+    )
+
+
+@pytest.mark.skipif(not find_mini_adapter().is_file(), reason="the embedded base has no identity adapter")
+def test_the_embedded_base_shows_the_person(people: list[Image.Image]) -> None:
+    pipe = FaceStylizationPipeline.from_base(load_base("mini", image_encoder=None))
+    pipe.load_identity_adapter()
+    arguments: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 3.0}
+    encoder = load_identity_encoder()
+    wanted = embed_people(people[0], encoder)
+    nobody = paint(pipe, "a photo of a person", **arguments) * 2 - 1
+    shown = paint(pipe, "a photo of a person", person=people[0], **arguments) * 2 - 1
+    likeness = [float((embed_people(picture, encoder) * wanted).sum()) for picture in (nobody, shown)]
+    assert likeness[1] > likeness[0] + 0.2
