@@ -63,7 +63,7 @@ TINY = Architecture(
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GUIDANCE_SCALE = 7.5
-OWN = "acfun"
+OWN, OWN_ROWS = "acfun", 2
 
 Method = Callable[[], Any]
 """() → context manager in which a `Step` can be taken."""
@@ -172,14 +172,15 @@ def main() -> None:
     with fit_with_acfun(own) as step:
         methods: dict[str, Method] = {
             OWN: lambda: nullcontext(step),
-            "textual inversion": lambda: invert_text(reference, optimizers),
-            "DreamBooth LoRA": lambda: tune_attention(reference),
+            "textual inversion": lambda: invert_text(reference, args.rows, optimizers),
+            "DreamBooth LoRA": lambda: tune_attention(reference, args.rows),
         }
         medians, costs = measure(methods, args.rounds, device)
     ceilings = {name: measure_ceiling(DTYPES[name], device) for name in {args.dtype, "float32"}}
     bases = {name: own if name == OWN else reference for name in methods}
     given = {name: cpu if device.type == "cpu" else clock for name, (clock, cpu) in medians.items()}
-    rows = [build_row(name, bases[name], medians[name], given, costs[name], ceilings) for name in methods]
+    counts = {name: OWN_ROWS if name == OWN else args.rows for name in methods}
+    rows = [build_row(name, bases[name], counts[name], medians[name], given, costs[name], ceilings) for name in methods]
     result = {
         "config": args.config,
         "size": own.resolution,
@@ -196,6 +197,7 @@ def main() -> None:
 def build_row(
     method: str,
     base: Base,
+    count: int,
     medians: tuple[float, float],
     given: dict[str, float],
     costs: tuple[int, int],
@@ -206,12 +208,13 @@ def build_row(
     Args:
         method: its name.
         base: what it stands on.
+        count: pictures a step.
         medians: seconds of a step by clock and CPU.
         given: those of them that count on this device, of all methods.
         costs: operations and bytes of a step.
         ceilings: operations a second by dtype.
     """
-    dtype, count = str(base.dtype).removeprefix("torch."), 2 if method == OWN else 1
+    dtype = str(base.dtype).removeprefix("torch.")
     held = sum_bytes(base.unet, base.vae, base.image_encoder, *base.text_encoders)
     rate = costs[0] / given[method]
     return Row(
@@ -279,6 +282,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", choices=[*CONFIGS, "tiny"], default="sd15", help="whose shape the networks have")
     parser.add_argument("--size", type=int, help="of the pictures, pixels; the config's own when left out")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each method")
+    parser.add_argument("--rows", type=int, default=OWN_ROWS, help="pictures a step of the recipes")
     parser.add_argument("--sampling-steps", type=int, default=0, help="also paint a picture in so many steps")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of acfun's frozen base")

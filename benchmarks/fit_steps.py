@@ -1,10 +1,10 @@
 """A step of a fit, and of the recipes of diffusers' `textual_inversion.py` and `train_dreambooth_lora.py`, to be timed.
 
-The recipes are the scripts' steps with their default options, not the scripts themselves: one picture a step, float32,
-no prior preservation; every step encodes the picture with the VAE and the prompt with the text encoder; textual
-inversion trains the whole embedding table with AdamW and puts back all rows but the new one; DreamBooth trains LoRA of
-rank 4 in the attention's q, k, v and out. Reading pictures from disk is left out. acfun's step is that of `acfun.fit`
-with default options: two rows, a face and the style.
+The recipes are the scripts' steps with their default options, not the scripts themselves: float32, no prior
+preservation, as many pictures a step as is asked for (`--train_batch_size`); every step encodes the picture with the
+VAE and the prompt with the text encoder; textual inversion trains the whole embedding table with AdamW and puts back
+all rows but the new one; DreamBooth trains LoRA of rank 4 in the attention's q, k, v and out. Reading pictures from
+disk is left out. acfun's step is that of `acfun.fit` with default options: two rows, a face and the style.
 """
 
 import tempfile
@@ -58,8 +58,8 @@ def fit_with_acfun(base: Base) -> Iterator[Step]:
 
 
 @contextmanager
-def invert_text(base: Base, optimizers: dict[str, Any]) -> Iterator[Step]:
-    """Steps of textual inversion's recipe; the optimizer is kept from segment to segment."""
+def invert_text(base: Base, rows: int, optimizers: dict[str, Any]) -> Iterator[Step]:
+    """Steps of textual inversion's recipe, `rows` pictures each; the optimizer is kept from segment to segment."""
     tables = [text_encoder.get_input_embeddings().requires_grad_() for text_encoder in base.text_encoders]
     weights = [table.weight for table in tables]
     originals = [weight.detach().clone() for weight in weights]
@@ -69,7 +69,7 @@ def invert_text(base: Base, optimizers: dict[str, Any]) -> Iterator[Step]:
 
     def step() -> None:
         optimizer = optimizers["words"]
-        compute_recipe_loss(base).backward()
+        compute_recipe_loss(base, rows).backward()
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
@@ -85,14 +85,14 @@ def invert_text(base: Base, optimizers: dict[str, Any]) -> Iterator[Step]:
 
 
 @contextmanager
-def tune_attention(base: Base) -> Iterator[Step]:
-    """Steps of the recipe of DreamBooth with LoRA."""
+def tune_attention(base: Base, rows: int) -> Iterator[Step]:
+    """Steps of the recipe of DreamBooth with LoRA, `rows` pictures each."""
     update = place(base.unet, ATTENTION_LORA, find_children(find_attention_blocks(base.unet), PROJECTIONS), 4)
     parameters = [parameter for _, parameter in update.named_parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=5e-4)
 
     def step() -> None:
-        compute_recipe_loss(base).backward()
+        compute_recipe_loss(base, rows).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -103,15 +103,15 @@ def tune_attention(base: Base) -> Iterator[Step]:
         update.eject()
 
 
-def compute_recipe_loss(base: Base) -> Tensor:
-    """The denoising loss of one picture as the scripts compute it, everything encoded anew."""
+def compute_recipe_loss(base: Base, rows: int) -> Tensor:
+    """The denoising loss of so many pictures as the scripts compute it, everything encoded anew."""
     scheduler, device = base.scheduler, base.device
-    pixel_values = torch.rand(1, 3, base.resolution, base.resolution, device=device) * 2 - 1
+    pixel_values = torch.rand(rows, 3, base.resolution, base.resolution, device=device) * 2 - 1
     latents = base.vae.encode(pixel_values).latent_dist.sample() * base.vae.config.scaling_factor
     noise = torch.randn_like(latents)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (1,), device=device)
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (rows,), device=device)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    conditions: Conditions = encode_ids(base, tokenize_all(base.tokenizers, PROMPT).to(device))
+    conditions: Conditions = encode_ids(base, tokenize_all(base.tokenizers, [PROMPT] * rows).to(device))
     model_pred = predict(base.unet, noisy_latents, timesteps, conditions)
     return F.mse_loss(model_pred.float(), noise.float())
 

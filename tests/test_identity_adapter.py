@@ -139,7 +139,8 @@ def test_sdxl_takes_one_too(people: list[Image.Image], tmp_path: Path) -> None:
 def test_the_lora_of_a_published_file_goes_in_before_a_style(
     pipe: FaceStylizationPipeline, people: list[Image.Image], tmp_path: Path
 ) -> None:
-    lora, generator = {}, torch.Generator().manual_seed(5)
+    lora: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(5)
     for index, name in enumerate(pipe.unet.attn_processors):
         attention = pipe.unet.get_submodule(name.removesuffix(".processor"))
         for part, layer in zip("qkv", (attention.to_q, attention.to_k, attention.to_v), strict=True):
