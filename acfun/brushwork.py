@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS, fold_regions
-from acfun.images import resize
+from acfun.images import blur, resize
 from acfun.patches import (
     AROUND_HEAD,
     PATCH_SIZE,
@@ -27,7 +27,7 @@ from acfun.patches import (
     unfold,
 )
 from acfun.portrait import Portrait, StyleImage
-from acfun.relief import measure_relief, restore_relief
+from acfun.relief import add_strokes, measure_calm, measure_relief, restore_relief
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ VOTE_SLACK, VOTE_POWER = 0.02, 0.6  # a vote counts (squared distance + slack) t
 VOTE_WIDTH, ENLARGED_VOTE_WIDTH = 0.3, 0.15  # deviation of a patch's vote around its centre, in patches
 RELIEF_REACH = 2.0  # pixels of the size that is sampled
 FEATURES = ("eyes", "mouth")  # are drawn, and need no relief
+STROKE_REACH = 4.0  # pixels of the size that is sampled: what is finer than this is strokes
+STROKE_COHERENCE = 4.0  # strokes are copied in whole before all
+STROKES = Plan(5, 2, 1, 3)
+MAX_STROKE = 4.0  # deviation of fine differences, in usual ones; what has more is a line of the painted face
 
 
 class Brushwork:
@@ -83,6 +87,7 @@ class Brushwork:
         self.known_regions = {name for name, mask in masks if float(mask.sum()) >= PATCH_SIZE**2}
         self._scales: dict[int, Patches] = {}
         self._reliefs: dict[int, Tensor] = {}
+        self._skins: dict[int, tuple[Patches, Tensor, float] | None] = {}
 
     @torch.no_grad()
     def sketch(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
@@ -124,7 +129,43 @@ class Brushwork:
             canvas = guide.enlarge(found, self._enlarge(enlargement), enlargement)
         masks = F.interpolate(regions, canvas.shape[-2:], mode="bilinear")
         masks = masks if self.has_face else torch.ones_like(masks[:, :1])
-        return restore_relief(canvas, masks, self._measure_relief(enlargement), RELIEF_REACH * enlargement)
+        canvas = restore_relief(canvas, masks, self._measure_relief(enlargement), RELIEF_REACH * enlargement)
+        return self._stroke_skin(canvas, picture, regions, enlargement) if enlargement > 1 else canvas
+
+    def _stroke_skin(self, canvas: Tensor, picture: Tensor, regions: Tensor, factor: int) -> Tensor:
+        """An enlarged canvas (1,3,kH,kW) with strokes of the painted skin where its own is smooth.
+
+        Patches are found by what is broad in them and laid out with what is fine. At the size that is sampled nothing
+        of this can be seen.
+        """
+        skin = self._cut_skin(factor)
+        if skin is None:
+            return canvas
+        patches, fine, usual = skin
+        guide = _Guide(blur(picture, STROKE_REACH), regions, self.known_regions, STROKES.stride, 1.0, keeps=False)
+        found = guide.match_strokes(patches, "skin")
+        mask = F.interpolate(regions[:, REGIONS.index("skin"), None], canvas.shape[-2:], mode="bilinear")
+        return add_strokes(canvas, guide.enlarge(found, [fine], factor), mask, usual, STROKE_REACH * factor)
+
+    def _cut_skin(self, factor: int) -> tuple[Patches, Tensor, float] | None:
+        """Patches of the painted skin without what is fine, that in the picture k = `factor` times as large, and its
+        usual mean square; None where there is no skin to speak of."""
+        if factor not in self._skins:
+            self._skins[factor] = None
+            if self.has_face and "skin" in self.known_regions:
+                head, enlarged = self.style.head, self._enlarge(factor)[0]
+                fine, calm = (
+                    enlarged - blur(enlarged, STROKE_REACH * factor),
+                    measure_calm(enlarged, STROKE_REACH * factor),
+                )
+                patches = Patches([(blur(head.image, STROKE_REACH), head.regions)])
+                energy = F.avg_pool2d(F.avg_pool2d(calm, factor), PATCH_SIZE, 1).flatten()
+                is_skin = patches.measure_share("skin") > 0.5
+                if bool(is_skin.any()):
+                    usual = float(energy[is_skin].median())
+                    patches.is_open = is_skin & (energy <= MAX_STROKE**2 * usual)
+                    self._skins[factor] = (patches, fine, usual)
+        return self._skins[factor]
 
     def _enlarge(self, factor: int) -> list[Tensor]:
         """The pictures that patches come from, k = `factor` times as large, (1,3,kh,kw)."""
@@ -246,6 +287,21 @@ class _Guide:
                 moved_column = factor * column[at] + centre + columns - factor * guide.stride * nearest_column
                 proposals.append(patches.index(source[at], moved_row, moved_column).flatten())
         return torch.stack(proposals, 1)
+
+    def match_strokes(self, patches: Patches, region: str) -> _Found:
+        """For patches that touch a region: places in the painting like what is wanted there, as coherent as can be."""
+        rows = self.regions[:, REGIONS.index(region)].nonzero()[:, 0]
+        queries = self.describe(self.wanted, patches)
+        wanted, indices = queries.select(rows), torch.zeros(len(queries.weights), dtype=torch.long, device=rows.device)
+        distances, candidates = (
+            torch.zeros_like(queries.weights),
+            patches.search(wanted, STROKES.search_stride)[:, None],
+        )
+        for _ in range(STROKES.num_rounds):
+            indices[rows], distances[rows] = patches.refine(wanted, candidates, STROKE_COHERENCE)
+            found = _Found(self, patches, indices, distances)
+            candidates = self.propose(found, patches)[rows]
+        return found
 
     def draw_canvas(self) -> Tensor:
         """A canvas (1,3,h,w) to begin with: the picture, with noise on its background."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ class Queries:
     appearance: Tensor
     luma: Tensor
     weights: Tensor
+
+    def select(self, rows: Tensor) -> Self:
+        """Some of them, by their indices."""
+        return type(self)(self.appearance[rows], self.luma[rows], self.weights[rows])
 
     @property
     def energy(self) -> Tensor:
@@ -58,6 +63,10 @@ class Patches:
         self.luma_basis = _Basis(lumas[self.is_open], NUM_LUMA_COMPONENTS)
         self.appearance = torch.cat([self.colour_basis(self.values), masks], 1)
         self.luma = self.luma_basis(lumas)
+
+    def measure_share(self, region: str) -> Tensor:
+        """How much of each patch is of a region, (N,) in [0,1]."""
+        return self.appearance[:, REGIONS.index(region) - len(REGIONS)] / REGION_WEIGHT
 
     def search(self, queries: Queries, stride: int) -> Tensor:
         """Indices (Q,) of the nearest among every `stride`-th patch both ways; those that nothing resembles go first.
@@ -96,7 +105,7 @@ class Patches:
         keys = keys[self.is_open[keys]]
         return keys if len(keys) <= MAX_KEYS else self._select(stride + 1)
 
-    def refine(self, queries: Queries, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    def refine(self, queries: Queries, candidates: Tensor, coherence: float = COHERENCE) -> tuple[Tensor, Tensor]:
         """Indices (Q,) of the nearest of each patch's own candidates (Q,C), and how far they are (Q,).
 
         The more of the candidates are one and the same, the nearer it counts: strokes are copied in whole (Hertzmann et
@@ -104,7 +113,7 @@ class Patches:
         """
         distances = self.measure(queries, candidates).masked_fill(~self.is_open[candidates], float("inf"))
         repeats = (candidates[:, :, None] == candidates[:, None]).sum(2) - 1
-        chosen = ((distances + FLOOR) / (1 + COHERENCE * repeats)).argmin(1, keepdim=True)
+        chosen = ((distances + FLOOR) / (1 + coherence * repeats)).argmin(1, keepdim=True)
         return candidates.gather(1, chosen)[:, 0], distances.gather(1, chosen)[:, 0]
 
     def measure(self, queries: Queries, indices: Tensor) -> Tensor:

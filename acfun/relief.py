@@ -1,7 +1,8 @@
 """Relief: how far strokes stand out from what they lie on.
 
 Where patches overlap they are averaged, and lose what they do not agree on: the fine differences inside a region are
-weaker than the painting's own. They are given back in part.
+weaker than the painting's own. They are given back in part; and on what is left without any, strokes of the painting
+are laid.
 """
 
 import torch
@@ -36,6 +37,29 @@ def restore_relief(image: Tensor, masks: Tensor, wanted: Tensor, reach: float) -
     gains = torch.where(found > 0, wanted / found.clamp(min=1e-6), 1.0).clamp(1, MAX_GAIN)
     gain = torch.einsum("brhw,r->bhw", masks, RELIEF_SHARE * (gains - 1))[:, None]
     return (image + gain * fine).clamp(-1, 1)
+
+
+def measure_calm(image: Tensor, reach: float) -> Tensor:
+    """Mean square (1,1,H,W) of the fine differences around each pixel of a picture (1,C,H,W)."""
+    fine = image - blur(image, reach)
+    return blur(fine.square().mean(1, keepdim=True), reach)
+
+
+def add_strokes(image: Tensor, strokes: Tensor, mask: Tensor, wanted: float, reach: float) -> Tensor:
+    """A picture (1,C,H,W) in [-1,1] with strokes on what is calmer than the painting.
+
+    Mean squares of what is independent add up: where the picture's is m and w is wanted, √(1 − m/w) of the strokes is
+    added, and nothing where the picture has strokes or features of its own.
+
+    Args:
+        image: to be painted on.
+        strokes: (1,C,H,W), fine differences of the painting.
+        mask: (1,1,H,W) in [0,1], where.
+        wanted: mean square of the painting's fine differences.
+        reach: deviation of the blur below which differences are fine, pixels.
+    """
+    lacking = (1 - measure_calm(image, reach) / wanted).clamp(0, 1).sqrt()
+    return (image + mask * lacking * strokes).clamp(-1, 1)
 
 
 def _measure(fine: Tensor, masks: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.brushwork import RELIEF_REACH, Brushwork, _Found, _Guide
+from acfun.brushwork import RELIEF_REACH, STROKE_REACH, Brushwork, _Found, _Guide
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
 from acfun.patches import PATCH_SIZE, Patches, Queries
@@ -92,6 +92,45 @@ def test_strokes_stand_out_nearly_as_in_the_painting(has_face: bool, enlargement
     pictures = (finished, resize(painting, (finished.shape[-2], finished.shape[-1])))
     reliefs = [float(measure_relief(picture, ground, RELIEF_REACH * enlargement)) for picture in pictures]
     assert 0.7 < reliefs[0] / reliefs[1] < 1.1
+
+
+def test_smooth_skin_gets_strokes_where_the_picture_is_enlarged() -> None:
+    """Strokes that lie across the painted skin, coarser than grain; patches of smooth skin take nothing of them."""
+    rows = torch.arange(2 * SIZE)
+    stripes = 0.25 * torch.sin(rows / 2.5)[:, None].expand(1, 3, 2 * SIZE, 2 * SIZE)
+    large = (0.4 * make_picture(15, (2 * SIZE, 2 * SIZE), cells=4) + stripes).clamp(-1, 1)
+    faces = [Portrait(image, place_mean_face(image.shape[-1])[None]) for image in (resize(large, SIZE), large)]
+    brushwork = Brushwork(*(StyleImage(face, face, 1.0) for face in faces))
+    smooth, regions = 0.4 * make_picture(16, cells=4), make_regions()
+    skin = F.interpolate(regions[:, REGIONS.index("skin"), None], 2 * SIZE, mode="bilinear")
+    finished = brushwork.finish(smooth, regions, enlargement=2)
+    reliefs = [
+        float(measure_relief(image, skin, 2 * STROKE_REACH)) for image in (resize(smooth, 2 * SIZE), finished, large)
+    ]
+    assert reliefs[0] < 0.3 * reliefs[2]
+    assert 0.6 < reliefs[1] / reliefs[2] < 1.2
+    assert torch.equal(brushwork.finish(smooth, regions, enlargement=2), finished)
+
+
+def test_strokes_are_no_lines_of_the_painted_face_and_copied_in_whole() -> None:
+    painting = 0.05 * make_picture(17, cells=32)
+    painting[..., 60:62, :] = -1.0  # a line across the face
+    brushwork = Brushwork(make_style(painting.clamp(-1, 1), has_face=True))
+    skin = brushwork._cut_skin(2)
+    assert skin is not None
+    patches, fine, usual = skin
+    assert fine.shape == (1, 3, 2 * SIZE, 2 * SIZE)
+    assert usual > 0
+    row = patches.locate(torch.arange(len(patches.values)))[1]
+    assert not patches.is_open[(row > 60 - PATCH_SIZE + 1) & (row < 60)].any()
+    guide = _Guide(0.2 * make_picture(18), make_regions(), brushwork.known_regions, 2, 1.0, keeps=False)
+    found = guide.match_strokes(patches, "skin")
+    touched = guide.regions[:, REGIONS.index("skin")] > 0
+    assert patches.is_open[found.indices[touched]].all()
+    _, _, column = (part.view(guide.grid) for part in patches.locate(found.indices))
+    both = touched.view(guide.grid)[:, 1:] & touched.view(guide.grid)[:, :-1]
+    is_next = (column[:, 1:] - column[:, :-1] == guide.stride)[both]
+    assert float(is_next.float().mean()) > 0.5
 
 
 @pytest.mark.parametrize("size", [(64, 96), (40, 56), (256, 128)])

@@ -174,12 +174,12 @@ def build_random_base(
     resolution = size or architecture.unet["sample_size"] * scale
     with _defaults(dtype, device):
         text_encoders = [
-            encoder_class(CLIPTextConfig(**config))
+            encoder_class(CLIPTextConfig(**_without_dtype(config)))
             for encoder_class, config in zip(family.text_encoders, architecture.text_encoders, strict=True)
         ]
         unet = UNet2DConditionModel.from_config({**architecture.unet, "sample_size": resolution // scale})
         vae = AutoencoderKL.from_config(dict(architecture.vae))
-        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**architecture.image_encoder))
+        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**_without_dtype(architecture.image_encoder)))
     for module in (unet, vae, image_encoder, *text_encoders):
         module.eval().requires_grad_(False)
     # The words do not matter where the weights are random: those of the embedded base do, padded to this length.
@@ -201,6 +201,11 @@ def build_random_base(
         fingerprint="random",
         **texts,
     )
+
+
+def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of transformers without the dtype that was saved, which parts of its models would be made in."""
+    return {name: value for name, value in config.items() if name != "dtype"}
 
 
 @contextmanager
