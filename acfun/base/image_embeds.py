@@ -58,12 +58,19 @@ def encode_style_image(base: Base, image: Tensor) -> Tensor:
 
 def prepare_pixel_values(base: Base, image: Tensor) -> Tensor:
     """The encoder's input (B,3,S,S): shorter side resized to S, middle cut out, normalised."""
+    assert base.image_encoder is not None
+    config: Any = base.image_encoder.config
+    return fit_pixel_values(image, config.image_size, base.image_processor).to(base.device, base.dtype)
+
+
+def fit_pixel_values(image: Tensor, size: int, processor: Any) -> Tensor:
+    """The input (B,3,size,size) of a CLIP image encoder, of images (B,3,H,W) in [-1,1].
+
+    Raises:
+        ValueError: the image has another shape.
+    """
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(f"image has shape {tuple(image.shape)}: (B,3,H,W) in [-1,1] is needed")
-    assert base.image_encoder is not None
-    assert base.image_processor is not None
-    config: Any = base.image_encoder.config
-    size: int = config.image_size
     height, width = image.shape[-2:]
     # Rounded down, as the processor does.
     shape = (size * height // min(height, width), size * width // min(height, width))
@@ -72,6 +79,6 @@ def prepare_pixel_values(base: Base, image: Tensor) -> Tensor:
     square = resized[:, :, top : top + size, left : left + size]
     mean, std = (
         torch.tensor(values, device=image.device)[:, None, None]
-        for values in (base.image_processor.image_mean, base.image_processor.image_std)
+        for values in (processor.image_mean, processor.image_std)
     )
-    return ((square / 2 + 0.5 - mean) / std).to(base.device, base.dtype)
+    return (square / 2 + 0.5 - mean) / std

@@ -21,6 +21,12 @@ SecondEncoder = Annotated[
         help="A second judge of people: an insightface pack's folder, an ArcFace-type *.onnx, or an encoder's folder.",
     ),
 ]
+StyleEncoder = Annotated[
+    str | None,
+    typer.Option(
+        help="A second judge of style: folder or hub id of a CLIP image encoder (its cosine is CLIP-I), or of CSD's."
+    ),
+]
 
 
 def benchmark(
@@ -43,6 +49,7 @@ def benchmark(
     dials: Annotated[bool, typer.Option(help="Every setting of each method's dial, or its default alone.")] = True,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with different seeds, from --seed on.")] = 1,
     identity_encoder: SecondEncoder = None,
+    style_encoder: StyleEncoder = None,
     base: options.BaseName = "mini",
     base_config: options.BaseConfig = None,
     image_encoder: options.ImageEncoder = None,
@@ -55,13 +62,16 @@ def benchmark(
 
     The report is a table, a plot, a sheet, a scorecard with all of them, and a page to compare pictures blind.
     """
+    from acfun.base.sources import find_image_encoder
     from acfun.evaluation.report import require_matplotlib, write_report
     from acfun.evaluation.runner import Ledger, run
+    from acfun.evaluation.style_judge import load_style_judge
     from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, choose_renderers
     from acfun.face.finder import load_face_finder
     from acfun.face.identity import load_identity_encoder
     from acfun.face.packs import compute_fingerprint
     from acfun.face.recognition import load_recognition
+    from acfun.manifest import compute_digest
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     is_held_out = suite != "development"
@@ -83,8 +93,11 @@ def benchmark(
     second = None if identity_encoder is None else load_recognition(identity_encoder)
     if identity_encoder is not None:
         meaning["identity_encoder"] = [compute_fingerprint(identity_encoder)]
+    judge = None if style_encoder is None else load_style_judge(style_encoder)
+    if style_encoder is not None:
+        meaning["style_encoder"] = [compute_digest(find_image_encoder(style_encoder))]
     ledger = Ledger(output, {"suite": suite, "base": loaded.fingerprint, **meaning})
-    judges: dict[str, Any] = {"finder": load_face_finder(), "second_encoder": second}
+    judges: dict[str, Any] = {"finder": load_face_finder(), "second_encoder": second, "style_encoder": judge}
     run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say, **judges)
     paths = [str(path) for path in write_report(output, chosen, seed)]
     session.finish({"outputs": paths}, "\n".join(paths))

@@ -38,6 +38,7 @@ COLUMNS = {
     "style_distance": Column("style", "lower", "Gram matrices of the VAE's features, to the style image"),
     "style_wasserstein": Column("style", "lower", "sliced Wasserstein distance of the VAE's features"),
     "colour_distance": Column("style", "lower", "marginals of the colours in CIELAB"),
+    "clip_i": Column("style", "higher", "cosine to the whole style image, by the encoder of --style-encoder"),
     "painted": Column("style", "higher", f"CLIP: more like “{TEXTS[0]}” than like “{TEXTS[1]}”"),
     "identity": Column("person", "higher", "embedded identity encoder, which guides acfun's sampling too"),
     "identity_2": Column("person", "higher", "the second identity encoder, of --identity-encoder"),
@@ -56,8 +57,8 @@ COLUMNS = {
     "to_truth": Column("truth", "lower", "features of the VAE, against the truth"),
     "ssim_truth": Column("truth", "higher", "structural similarity to the truth"),
 }
-"""Name → column. Those of the truth need one, `identity_2` and `leakage_2` a second encoder, `clip_face` two people,
-leakages but ghosting a painted face."""
+"""Name → column. Those of the truth need one, `identity_2` and `leakage_2` a second encoder, `clip_i` a style encoder,
+`clip_face` two people, leakages but ghosting a painted face."""
 
 
 def measure(
@@ -68,6 +69,7 @@ def measure(
     *,
     finder: FaceFinder | None = None,
     second_encoder: nn.Module | None = None,
+    style_encoder: nn.Module | None = None,
 ) -> list[dict[str, float]]:
     """The columns of each result (B,3,S,S) in [-1,1], by name, as far as they can be had.
 
@@ -81,6 +83,7 @@ def measure(
         results: its faces, painted.
         finder: finds landmarks in the results; without one there are no columns of shape and pose.
         second_encoder: another judge of people; without one its columns are left out.
+        style_encoder: `acfun.evaluation.style_judge.StyleJudge`; likewise.
     """
     columns = _measure_style(base, scene, results)
     columns |= _measure_person(base, encoder, scene, results)
@@ -90,6 +93,8 @@ def measure(
             for name, values in _compare_identities(second_encoder, scene, results).items()
             if f"{name}_2" in COLUMNS
         }
+    if style_encoder is not None:
+        columns["clip_i"] = metrics.compute_cosine(style_encoder(results), style_encoder(scene.picture))
     if finder is not None:
         columns |= _measure_shape(finder, scene, results)
     if scene.truths is not None:

@@ -97,6 +97,7 @@ def run(
     *,
     finder: FaceFinder | None = None,
     second_encoder: nn.Module | None = None,
+    style_encoder: nn.Module | None = None,
 ) -> None:
     """Paint and measure what is not there yet; a method that cannot paint a scene is left out of it.
 
@@ -110,9 +111,10 @@ def run(
         say: told of each trial, and of what cannot be painted.
         finder: finds landmarks in results, for shape and pose; likewise.
         second_encoder: another judge of people; likewise.
+        style_encoder: a judge of style; likewise.
     """
     encoder = place(encoder, base.device)
-    given_judges = {"finder": finder, "second_encoder": second_encoder}
+    given_judges = {"finder": finder, "second_encoder": second_encoder, "style_encoder": style_encoder}
     judges: dict[str, Any] = {
         name: None if judge is None else place(judge, base.device) for name, judge in given_judges.items()
     }

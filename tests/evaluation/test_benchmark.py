@@ -11,18 +11,19 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from acfun.base import Base
-from acfun.errors import ConfigError, NoFaceFoundError
+from acfun.errors import BaseNotFoundError, ConfigError, NoFaceFoundError
 from acfun.evaluation.measures import COLUMNS, measure
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
 from acfun.evaluation.report import BLIND_FILE, PLOT_FILE, SCORECARD_FILE, SHEET_FILE, TABLE_FILE, write_report
 from acfun.evaluation.runner import OPTIONS_FILE, ROWS_FILE, Ledger, name_picture, read_rows, run
+from acfun.evaluation.style_judge import StyleJudge, load_style_judge
 from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, choose_renderers, list_pictures
 from acfun.images import save_image, tensor_to_array, tensor_to_pil
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.synthetic.data import find_data_dir
 from benchmarks.ablation import build_methods
 from tests.fitting import build_face_finder, build_identity_encoder
-from tests.tiny import RESOLUTION, make_tiny_base
+from tests.tiny import RESOLUTION, build_image_encoder, build_image_processor, make_tiny_base
 
 SIZE = RESOLUTION
 
@@ -122,6 +123,7 @@ def test_variants_share_what_they_fit(base: Base) -> None:
 def test_what_is_known_is_measured(base: Base) -> None:
     encoder, scene = build_identity_encoder(), make_scene()
     judges: dict[str, Any] = {"finder": build_face_finder(), "second_encoder": encoder}
+    judges["style_encoder"] = StyleJudge(build_image_encoder(), build_image_processor())
     face, truth = (
         measure(base, encoder, scene, images, **judges)[1] for images in (scene.faces, paint("truth", base, 1.0))
     )
@@ -132,11 +134,37 @@ def test_what_is_known_is_measured(base: Base) -> None:
     assert [truth[name] for name in ("to_truth", "ssim_truth", "landmark_error")] == pytest.approx([0, 1, 0], abs=1e-5)
     unknown = measure(base, encoder, make_scene(has_truth=False), scene.faces)[0]
     shape = {"landmark_error", "shape_distance", "pose_leakage"}
-    assert set(COLUMNS) - set(unknown) == {"to_truth", "ssim_truth", "identity_2", "leakage_2", "is_kept_2"} | shape
+    assert set(COLUMNS) - set(unknown) == {
+        "to_truth",
+        "ssim_truth",
+        "identity_2",
+        "leakage_2",
+        "is_kept_2",
+        "clip_i",
+        *shape,
+    }
     alone = replace(make_scene(has_truth=False), faces=scene.faces[:1], landmarks=scene.landmarks[:1])
     assert "clip_face" not in measure(base, encoder, alone, scene.faces[:1])[0]
     with pytest.raises(ConfigError, match="not known"):
         METHODS["truth"].prepare(base, make_scene(has_truth=False), 0)
+
+
+def test_a_judge_of_style_is_read_from_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(BaseNotFoundError, match="preprocessor_config"):
+        load_style_judge(tmp_path)
+    build_image_encoder().save_pretrained(tmp_path)
+    build_image_processor().save_pretrained(tmp_path)
+    judge, scene = load_style_judge(tmp_path), make_scene()
+    embeds = judge(torch.cat([scene.faces, scene.faces[:1]]))
+    assert embeds.norm(dim=1) == pytest.approx(torch.ones(3))
+    assert torch.equal(embeds[0], embeds[2])
+    assert not torch.equal(embeds[0], embeds[1])
+    same, other = (
+        measure(make_tiny_base(), build_identity_encoder(), scene, images, style_encoder=judge)[0]["clip_i"]
+        for images in (scene.picture.expand(2, -1, -1, -1), scene.faces)
+    )
+    assert same == pytest.approx(1, abs=1e-5)
+    assert other < same
 
 
 def test_a_run_goes_on_where_it_ended(base: Base, tmp_path: Path) -> None:
