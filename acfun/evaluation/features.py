@@ -13,11 +13,13 @@ from acfun.base.vae_features import encode_features
 from acfun.face.align import face_crop
 from acfun.face.finder import FaceFinder, fit_pose, regress_landmarks
 from acfun.face.regions import REGIONS, draw_regions
-from acfun.images import compute_luma, resize, tensor_to_array
+from acfun.images import blur, compute_luma, resize, tensor_to_array
 
 STRUCTURE_SIZE = 64
 FACE_REGIONS, OUTSIDE_REGIONS = ("skin", "eyes", "mouth"), ("body", "background")
 STAGE_SIZE = 256
+# Of strokes, in pixels of pictures of `STAGE_SIZE`: what is coarser is form. Contrast of what is finer, evened out.
+STROKE_REACH, STROKE_CONTRAST, FAINT = 4.0, 0.35, 0.02
 
 
 @torch.no_grad()
@@ -31,6 +33,15 @@ def extract_identity(encoder: nn.Module, images: Tensor, landmarks: Tensor) -> T
 def extract_stages(vae: AutoencoderKL, images: Tensor, size: int | None = STAGE_SIZE) -> list[Tensor]:
     """Feature maps of the VAE encoder's stages, which see colour and paint, for pictures of `size` pixels or as is."""
     return encode_features(vae, images if size is None else resize(images, size))
+
+
+@torch.no_grad()
+def extract_strokes(images: Tensor) -> Tensor:
+    """Fine light and shade of equal contrast everywhere, (B,3,H,W) in [-1,1]: strokes, whatever colours they have."""
+    luma = compute_luma(images)[:, None]
+    fine = luma - blur(luma, STROKE_REACH)
+    contrast = blur(fine.square(), 2 * STROKE_REACH).sqrt() + FAINT
+    return (STROKE_CONTRAST * fine / contrast).clamp(-1, 1).expand(-1, 3, -1, -1)
 
 
 @torch.no_grad()

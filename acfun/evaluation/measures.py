@@ -10,6 +10,7 @@ from acfun.base import Base
 from acfun.evaluation import features, geometry, metrics
 from acfun.evaluation.suites import Scene
 from acfun.face.finder import FaceFinder
+from acfun.images import resize
 from acfun.losses import sample_directions
 
 Topic = Literal["style", "person", "leakage", "truth"]
@@ -37,6 +38,7 @@ class Column:
 COLUMNS = {
     "style_distance": Column("style", "lower", "Gram matrices of the VAE's features, to the style image"),
     "style_wasserstein": Column("style", "lower", "sliced Wasserstein distance of the VAE's features"),
+    "stroke_distance": Column("style", "lower", "Gram matrices of fine light and shade, colour and contrast taken out"),
     "colour_distance": Column("style", "lower", "marginals of the colours in CIELAB"),
     "clip_i": Column("style", "higher", "cosine to the whole style image, by the encoder of --style-encoder"),
     "painted": Column("style", "higher", f"CLIP: more like “{TEXTS[0]}” than like “{TEXTS[1]}”"),
@@ -110,11 +112,14 @@ def _measure_style(base: Base, scene: Scene, results: Tensor) -> dict[str, Tenso
     side, count = results.shape[-1], len(results)
     painting = scene.style.shrink(min(side, features.STAGE_SIZE)).painting.image
     stages, style = features.extract_stages(base.vae, results), features.extract_stages(base.vae, painting, None)
+    sides = (resize(results, min(side, features.STAGE_SIZE)), painting)
+    strokes = [features.extract_stages(base.vae, features.extract_strokes(image), None) for image in sides]
     generator = torch.Generator().manual_seed(0)
     directions = [sample_directions(stage.shape[1], NUM_DIRECTIONS, generator).to(stage) for stage in style]
     palette = features.extract_lab(painting)
     columns = {
-        "style_distance": metrics.compute_style_distance(stages, [stage.expand(count, -1, -1, -1) for stage in style]),
+        "style_distance": metrics.compute_style_distance(stages, _repeat(style, count)),
+        "stroke_distance": metrics.compute_style_distance(strokes[0], _repeat(strokes[1], count)),
         "style_wasserstein": metrics.compute_wasserstein(stages, style, directions),
         "colour_distance": torch.stack(
             [metrics.compute_colour_distance(features.extract_lab(image), palette) for image in results.split(1)]
@@ -122,6 +127,10 @@ def _measure_style(base: Base, scene: Scene, results: Tensor) -> dict[str, Tenso
     }
     alignment = features.extract_text_alignment(base, results, TEXTS)
     return columns if alignment is None else columns | {"painted": alignment}
+
+
+def _repeat(stages: list[Tensor], count: int) -> list[Tensor]:
+    return [stage.expand(count, -1, -1, -1) for stage in stages]
 
 
 def _measure_person(base: Base, encoder: nn.Module, scene: Scene, results: Tensor) -> dict[str, Tensor]:

@@ -125,3 +125,14 @@ def test_extractors_own_their_sizes() -> None:
     white = features.extract_lab(torch.ones(1, 3, 4, 4))
     assert white.shape == (16, 3)
     assert white[0].tolist() == pytest.approx([100, 0, 0], abs=0.01)
+
+
+def test_strokes_have_neither_colour_nor_contrast_nor_form() -> None:
+    strokes = 0.1 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    hue = torch.tensor([1.0, 0.7, 0.3]).view(1, 3, 1, 1)
+    ramp = torch.linspace(-0.3, 0.3, 64)
+    plain, other = (strokes + 0 * hue).expand(1, 3, -1, -1), 0.6 * strokes * hue + ramp - 0.2 * hue
+    found, expected = (features.extract_strokes(image)[..., 8:-8, 8:-8] for image in (other, plain))
+    assert found.shape == (1, 3, 48, 48)
+    assert float((found - expected).square().mean() / expected.square().mean()) < 0.15
+    assert float(features.extract_strokes(ramp.expand(1, 3, 64, 64))[..., 16:-16].abs().max()) < 0.1
