@@ -83,6 +83,10 @@ def test_an_adapter_is_read_back_as_it_was_loaded(pipe: FaceStylizationPipeline,
     expected = flatten_adapter(adapter, torch.float32)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    torch.save(adapter, tmp_path / "faceid.bin")  # as they are published
+    pipe.load_identity_adapter(tmp_path / "faceid.bin")
+    again = flatten_adapter(read_adapter(pipe.unet), torch.float32)
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
     assert adapter["image_proj"]["proj.2.weight"].shape[0] == NUM_TOKENS * pipe.unet.config.cross_attention_dim
 
 
