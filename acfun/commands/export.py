@@ -42,7 +42,7 @@ def export(
     loaded = Style.load(style)
     make_output_dir(output)
     sample_name = place_sample(sample, output)
-    exported = export_style(loaded, session.load_style_base(loaded, base, base_config), output, layout)
+    exported = export_style(loaded, session.load_style_base(loaded, base, base_config, dtype="float32"), output, layout)
     files = describe_files(exported, layout, sample_name)
     card = write_model_card(output, build_model_card(loaded.describe(), files, title=style.stem, licence=licence))
     if card is None:

@@ -48,7 +48,7 @@ def generate(
     sitter = None if person is None else load_image(person)
     loaded_style = None if style is None else Style.load(style)
     if loaded_style is None:
-        loaded = session.load_base(base or DEFAULT_BASE, base_config, image_encoder=None)
+        loaded = session.load_base(base or DEFAULT_BASE, base_config, image_encoder=None, dtype="auto")
     else:
         loaded = session.load_style_base(loaded_style, base, base_config)
     pipe = session.build_pipeline(loaded, None, identity_encoder)

@@ -49,7 +49,9 @@ def push(
         sample_name = place_sample(sample, folder)
         files = CardFiles(sample=sample_name)
         if export is not None:
-            exported = export_style(loaded, session.load_style_base(loaded, base, base_config), folder, export)
+            exported = export_style(
+                loaded, session.load_style_base(loaded, base, base_config, dtype="float32"), folder, export
+            )
             files = describe_files(exported, export, sample_name)
         session.say(f"uploading to {repo}")
         url = loaded.push_to_hub(repo, private=private, licence=licence, exports=folder, files=files)

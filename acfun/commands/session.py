@@ -101,10 +101,23 @@ class Session:
         """Load the base that a config names; errors as for `load_base`."""
         return self.load_base(config.base, config.base_config, image_encoder=config.image_encoder, dtype=config.dtype)
 
-    def load_style_base(self, style: "Style", name: str | None, config: str | None) -> "Base":
-        """Load the base of a style, its own where no other name is given; errors as for `load_base`."""
+    def load_style_base(
+        self, style: "Style", name: str | None, config: str | None, *, dtype: str | None = None
+    ) -> "Base":
+        """Load the base of a style, its own where no other name is given; errors as for `load_base`.
+
+        Args:
+            style: the style.
+            name: of the base.
+            config: where the configs of a single file are.
+            dtype: that of the style's fit when None.
+        """
+        from acfun.devices import DTYPES
+
         own = style.config.get("base_config") if name is None else None
-        return self.load_base(name or style.metadata["base_name"], config or own, image_encoder=None)
+        fitted = style.config.get("dtype")
+        dtype = dtype or (fitted if fitted in DTYPES else "auto")
+        return self.load_base(name or style.metadata["base_name"], config or own, image_encoder=None, dtype=dtype)
 
     def build_pipeline(self, base: "Base", style: "Style | None" = None, identity_encoder: str | None = None) -> Any:
         """The base's own pipeline around it, with a style in it.
