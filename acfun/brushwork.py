@@ -27,7 +27,7 @@ from acfun.patches import (
     unfold,
 )
 from acfun.portrait import Portrait, StyleImage
-from acfun.relief import add_strokes, measure_calm, measure_relief, restore_relief
+from acfun.relief import add_strokes, measure_fine_energy, measure_relief, restore_relief
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ RELIEF_REACH = 2.0  # pixels of the size that is sampled
 FEATURES = ("eyes", "mouth")  # are drawn, and need no relief
 STROKE_REACH = 4.0  # pixels of the size that is sampled: what is finer than this is strokes
 STROKE_COHERENCE = 4.0  # strokes are copied in whole before all
-STROKES = Plan(5, 2, 1, 3)
+STROKE_ROUNDS, STROKE_STRIDE, STROKE_SEARCH_STRIDE = 5, 2, 3  # as in a plan of one search
 MAX_STROKE = 4.0  # deviation of fine differences, in usual ones; what has more is a line of the painted face
 
 
@@ -87,7 +87,7 @@ class Brushwork:
         self.known_regions = {name for name, mask in masks if float(mask.sum()) >= PATCH_SIZE**2}
         self._scales: dict[int, Patches] = {}
         self._reliefs: dict[int, Tensor] = {}
-        self._skins: dict[int, tuple[Patches, Tensor, float] | None] = {}
+        self._strokes: dict[int, _Strokes | None] = {}
 
     @torch.no_grad()
     def sketch(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
@@ -117,6 +117,8 @@ class Brushwork:
     def finish(self, picture: Tensor, regions: Tensor, freedom: float = 1.0, enlargement: int = 1) -> Tensor:
         """Go over a picture that is painted already, at the finest scale alone: (1,3,kH,kW) in [-1,1].
 
+        Relief comes back that overlapping patches have lost; enlarged skin that is smooth gets strokes.
+
         Args:
             picture: (1,3,H,W) in [-1,1].
             regions: (1,6,H,W) in [0,1].
@@ -138,34 +140,31 @@ class Brushwork:
         Patches are found by what is broad in them and laid out with what is fine. At the size that is sampled nothing
         of this can be seen.
         """
-        skin = self._cut_skin(factor)
-        if skin is None:
+        mask = regions[:, REGIONS.index("skin"), None]
+        strokes = self._cut_strokes(factor)
+        if strokes is None or not bool(mask.any()):
             return canvas
-        patches, fine, usual = skin
-        guide = _Guide(blur(picture, STROKE_REACH), regions, self.known_regions, STROKES.stride, 1.0, keeps=False)
-        found = guide.match_strokes(patches, "skin")
-        mask = F.interpolate(regions[:, REGIONS.index("skin"), None], canvas.shape[-2:], mode="bilinear")
-        return add_strokes(canvas, guide.enlarge(found, [fine], factor), mask, usual, STROKE_REACH * factor)
+        guide = _Guide(blur(picture, STROKE_REACH), regions, self.known_regions, STROKE_STRIDE, 1.0, keeps=False)
+        laid = guide.enlarge(guide.match_skin(strokes.patches), [strokes.fine], factor)
+        mask = F.interpolate(mask, canvas.shape[-2:], mode="bilinear")
+        return add_strokes(canvas, laid, mask, strokes.usual, STROKE_REACH * factor)
 
-    def _cut_skin(self, factor: int) -> tuple[Patches, Tensor, float] | None:
-        """Patches of the painted skin without what is fine, that in the picture k = `factor` times as large, and its
-        usual mean square; None where there is no skin to speak of."""
-        if factor not in self._skins:
-            self._skins[factor] = None
+    def _cut_strokes(self, factor: int) -> "_Strokes | None":
+        """Those of the painted skin, k = `factor` times as large; None where there is none, or it is flat."""
+        if factor not in self._strokes:
+            self._strokes[factor] = None
             if self.has_face and "skin" in self.known_regions:
                 head, enlarged = self.style.head, self._enlarge(factor)[0]
-                fine, calm = (
-                    enlarged - blur(enlarged, STROKE_REACH * factor),
-                    measure_calm(enlarged, STROKE_REACH * factor),
-                )
                 patches = Patches([(blur(head.image, STROKE_REACH), head.regions)])
-                energy = F.avg_pool2d(F.avg_pool2d(calm, factor), PATCH_SIZE, 1).flatten()
+                fine_energy = measure_fine_energy(enlarged, STROKE_REACH * factor)
+                energy = F.avg_pool2d(F.avg_pool2d(fine_energy, factor), PATCH_SIZE, 1).flatten()
                 is_skin = patches.measure_share("skin") > 0.5
-                if bool(is_skin.any()):
-                    usual = float(energy[is_skin].median())
+                usual = float(energy[is_skin].median()) if bool(is_skin.any()) else 0.0
+                if usual > 0:
                     patches.is_open = is_skin & (energy <= MAX_STROKE**2 * usual)
-                    self._skins[factor] = (patches, fine, usual)
-        return self._skins[factor]
+                    fine = enlarged - blur(enlarged, STROKE_REACH * factor)
+                    self._strokes[factor] = _Strokes(patches, fine, usual)
+        return self._strokes[factor]
 
     def _enlarge(self, factor: int) -> list[Tensor]:
         """The pictures that patches come from, k = `factor` times as large, (1,3,kh,kw)."""
@@ -230,6 +229,21 @@ class _Found:
         return (self.distances + VOTE_SLACK).pow(-VOTE_POWER)
 
 
+@dataclass(frozen=True)
+class _Strokes:
+    """Strokes of the painted skin.
+
+    Attributes:
+        patches: of the style image's head without what is fine; those of skin are open.
+        fine: (1,3,kh,kw), what is fine in the head, k times as large.
+        usual: its mean square, median over the skin.
+    """
+
+    patches: Patches
+    fine: Tensor
+    usual: float
+
+
 class _Guide:
     """What a picture asks of each patch of the canvas at one scale.
 
@@ -288,18 +302,17 @@ class _Guide:
                 proposals.append(patches.index(source[at], moved_row, moved_column).flatten())
         return torch.stack(proposals, 1)
 
-    def match_strokes(self, patches: Patches, region: str) -> _Found:
-        """For patches that touch a region: places in the painting like what is wanted there, as coherent as can be."""
-        rows = self.regions[:, REGIONS.index(region)].nonzero()[:, 0]
-        queries = self.describe(self.wanted, patches)
-        wanted, indices = queries.select(rows), torch.zeros(len(queries.weights), dtype=torch.long, device=rows.device)
-        distances, candidates = (
-            torch.zeros_like(queries.weights),
-            patches.search(wanted, STROKES.search_stride)[:, None],
+    def match_skin(self, patches: Patches) -> _Found:
+        """For the patches that touch skin: places in the painting like what is wanted there, as coherent as can be."""
+        rows = self.regions[:, REGIONS.index("skin")].nonzero()[:, 0]
+        whole = self.describe(self.wanted, patches)
+        queries = whole.select(rows)
+        found = _Found(
+            self, patches, torch.zeros_like(whole.weights, dtype=torch.long), torch.zeros_like(whole.weights)
         )
-        for _ in range(STROKES.num_rounds):
-            indices[rows], distances[rows] = patches.refine(wanted, candidates, STROKE_COHERENCE)
-            found = _Found(self, patches, indices, distances)
+        candidates = patches.search(queries, STROKE_SEARCH_STRIDE)[:, None]
+        for _ in range(STROKE_ROUNDS):
+            found.indices[rows], found.distances[rows] = patches.refine(queries, candidates, STROKE_COHERENCE)
             candidates = self.propose(found, patches)[rows]
         return found
 

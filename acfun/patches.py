@@ -103,6 +103,8 @@ class Patches:
             parts.append(start + grid.flatten())
         keys = torch.cat(parts)
         keys = keys[self.is_open[keys]]
+        if not len(keys) and stride > 1:
+            return self._select(1)
         return keys if len(keys) <= MAX_KEYS else self._select(stride + 1)
 
     def refine(self, queries: Queries, candidates: Tensor, coherence: float = COHERENCE) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def restore_relief(image: Tensor, masks: Tensor, wanted: Tensor, reach: float) -
     return (image + gain * fine).clamp(-1, 1)
 
 
-def measure_calm(image: Tensor, reach: float) -> Tensor:
+def measure_fine_energy(image: Tensor, reach: float) -> Tensor:
     """Mean square (1,1,H,W) of the fine differences around each pixel of a picture (1,C,H,W)."""
     fine = image - blur(image, reach)
     return blur(fine.square().mean(1, keepdim=True), reach)
@@ -58,7 +58,7 @@ def add_strokes(image: Tensor, strokes: Tensor, mask: Tensor, wanted: float, rea
         wanted: mean square of the painting's fine differences.
         reach: deviation of the blur below which differences are fine, pixels.
     """
-    lacking = (1 - measure_calm(image, reach) / wanted).clamp(0, 1).sqrt()
+    lacking = (1 - measure_fine_energy(image, reach) / wanted).clamp(0, 1).sqrt()
     return (image + mask * lacking * strokes).clamp(-1, 1)
 
 

@@ -116,7 +116,9 @@ class FaceStylization(StyledPipeline):
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)
-        image_embeds = self._encode_images(person, ip_adapter_image, len(texts), guidance_scale > 1)
+        image_embeds = self._encode_images(
+            person, ip_adapter_image, len(texts), num_images_per_prompt, use_guidance=guidance_scale > 1
+        )
         start = 1.0 if faces is None else strength
         timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
         on_step: OnStep | None = None
@@ -216,8 +218,12 @@ class FaceStylization(StyledPipeline):
         images = resize(images, larger) if sitting is None else sitting.finish(images, enlargement)
         return self.image_processor.postprocess(images, output_type=output_type)
 
-    def _encode_images(self, person: Faces | None, image: Any, count: int, use_guidance: bool) -> list[Tensor] | None:
-        """For loaded IP-Adapters, one tensor each."""
+    def _encode_images(
+        self, person: Faces | None, image: Any, count: int, times: int, *, use_guidance: bool
+    ) -> list[Tensor] | None:
+        """For loaded IP-Adapters, one tensor each, of `count` pictures, `times` in a row for each prompt."""
+        if person is not None and image is not None:
+            raise ValueError("person and ip_adapter_image exclude each other: there is one kind of adapter at a time")
         if image is not None:
             embeds: list[Tensor] = self.prepare_ip_adapter_image_embeds(
                 image, None, self._execution_device, count, use_guidance
@@ -230,21 +236,21 @@ class FaceStylization(StyledPipeline):
             return None
         rows = torch.zeros(count, 1, size, device=self._execution_device)
         if person is not None:
-            rows = rows + self._embed_person(person, size, count)[:, None]
+            rows = self._embed_person(person, size, count // times).repeat_interleave(times, 0)[:, None].to(rows)
         return [torch.cat([torch.zeros_like(rows), rows]) if use_guidance else rows]
 
     def _embed_person(self, person: Faces, size: int, count: int) -> Tensor:
         """Identity embeddings (count,size) of one photograph, or of one a prompt."""
-        encoder = place(self._identity_encoder or load_identity_encoder(), self._execution_device)
-        embeds = embed_people(person, encoder)
+        encoder = load_identity_encoder() if self._identity_encoder is None else self._identity_encoder
+        embeds = embed_people(person, place(encoder, self._execution_device))
         if embeds.shape[1] != size:
             raise ValueError(
                 f"the identity adapter takes embeddings of {size} numbers, and the identity encoder gives "
                 f"{embeds.shape[1]}: call use_identity_encoder with the one that the adapter was trained with"
             )
-        if count % len(embeds):
-            raise ValueError(f"person has {len(embeds)} photographs for {count} pictures: give one, or one a prompt")
-        return embeds.repeat_interleave(count // len(embeds), 0)
+        if len(embeds) not in {1, count}:
+            raise ValueError(f"person has {len(embeds)} photographs for {count} prompts: give one, or one a prompt")
+        return embeds.expand(count, -1)
 
     def _draw_latents(self, latents: Tensor | None, count: int, size: tuple[int, int], generator: Any) -> Tensor:
         channels = self.unet.config.in_channels

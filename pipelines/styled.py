@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from acfun.base import FAMILIES, Base, assemble_base
 from acfun.conditioning import encode_prompts, pair
 from acfun.devices import place
-from acfun.errors import AcfunError, BaseFamilyMismatchError, ConfigError
+from acfun.errors import AcfunError, BaseFamilyMismatchError
 from acfun.face.identity import load_identity_encoder
 from acfun.face.recognition import load_recognition
-from acfun.identity_adapter import find_mini_adapter, get_embed_size
+from acfun.identity_adapter import check_adapter, find_adapter, has_lora, load_adapter
 from acfun.imagery import Imagery
 from acfun.style import Style
 from acfun.style_model import StyleModel
 
 TEXT_PARTS = max((family.text_parts for family in FAMILIES.values()), key=len)
+
+FACEID_LORA = "faceid_0"  # name that diffusers gives the LoRA of an IP-Adapter FaceID
 
 # Whatever a pipeline of diffusers has; the class that is mixed into one stands before it in its bases.
 _Pipeline: Any = object
@@ -123,7 +125,7 @@ class StyledPipeline(_Pipeline):
         self._style = self._style_model = self._imagery = None
 
     def use_identity_encoder(self, source: str | Path) -> None:
-        """Let another encoder say who a face is when sampling is guided to the person.
+        """Let another encoder say who a face is when sampling is guided to the person, and who is to be seen.
 
         Args:
             source: "mini" for the embedded one, the folder of an insightface pack, an ArcFace-type ONNX file, or the
@@ -215,6 +217,22 @@ class StyledPipeline(_Pipeline):
         _ = self.base  # its fingerprint is that of the weights before anything is added to them
         super().load_ip_adapter(*args, **kwargs)
 
+    def unload_ip_adapter(self) -> None:
+        """Take IP-Adapters out, as diffusers does, and the LoRA of an identity adapter; image encoders stay.
+
+        Raises:
+            RuntimeError: there is such a LoRA, and a style is loaded.
+        """
+        if self._has_faceid_lora():
+            self._require_no_style("unload_ip_adapter")
+            self.unet.delete_adapters(FACEID_LORA)
+        kept = {name: getattr(self, name, None) for name in ("image_encoder", "feature_extractor")}
+        super().unload_ip_adapter()
+        self.register_modules(**kept)
+
+    def _has_faceid_lora(self) -> bool:
+        return FACEID_LORA in getattr(self.unet, "peft_config", {})
+
     def load_identity_adapter(self, source: str | Path = "mini", weight_name: str | None = None) -> None:
         """Load an IP-Adapter of the kind FaceID, which tells the UNet who is to be seen: `person` of a call.
 
@@ -227,27 +245,19 @@ class StyledPipeline(_Pipeline):
             weight_name: of the file in the folder or on the hub.
 
         Raises:
-            ConfigError: there is no such file, or it is no adapter of this kind for this base; the pipeline has no
-                IP-Adapter then.
-            RuntimeError: it brings a LoRA, and a style is loaded.
+            ConfigError: there is no such file, or it is no adapter of this kind for this base; the pipeline is
+                unchanged then, as it is below.
+            BaseNotFoundError: it cannot be downloaded.
+            RuntimeError: a LoRA comes with it, or goes with the one before, and a style is loaded.
         """
-        path = find_mini_adapter() if str(source) == "mini" else Path(source).expanduser()
-        if path.is_file():
-            source, weight_name = path.parent, path.name
-        if weight_name is None:
-            raise ConfigError(f"{source}: no such file; give one, or name a folder's or a hub repository's weight_name")
-        try:
-            self.load_ip_adapter(str(source), subfolder="", weight_name=weight_name, image_encoder_folder=None)
-            if get_embed_size(self.unet) is None:
-                raise ValueError("it is another kind of IP-Adapter")
-        except Exception as error:
+        path = find_adapter(source, weight_name)
+        adapter = load_adapter(path)
+        check_adapter(adapter, self.unet, str(path))
+        if has_lora(adapter) or self._has_faceid_lora():
+            self._require_no_style("load_identity_adapter")
+        if self.unet.encoder_hid_proj is not None:
             self.unload_ip_adapter()
-            if isinstance(error, RuntimeError):
-                raise
-            raise ConfigError(
-                f"{Path(source) / weight_name} is no identity adapter for base {self.base.name!r} ({error}): give an "
-                "IP-Adapter FaceID that was trained on such a base"
-            ) from error
+        self.load_ip_adapter(adapter, subfolder="", weight_name="", image_encoder_folder=None)
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
         """Compute attention with xformers; where it cannot run, warn with the reason and go on with torch's own."""

@@ -116,21 +116,38 @@ def test_strokes_are_no_lines_of_the_painted_face_and_copied_in_whole() -> None:
     painting = 0.05 * make_picture(17, cells=32)
     painting[..., 60:62, :] = -1.0  # a line across the face
     brushwork = Brushwork(make_style(painting.clamp(-1, 1), has_face=True))
-    skin = brushwork._cut_skin(2)
-    assert skin is not None
-    patches, fine, usual = skin
-    assert fine.shape == (1, 3, 2 * SIZE, 2 * SIZE)
-    assert usual > 0
+    strokes = brushwork._cut_strokes(2)
+    assert strokes is not None
+    patches = strokes.patches
+    assert strokes.fine.shape == (1, 3, 2 * SIZE, 2 * SIZE)
+    assert strokes.usual > 0
     row = patches.locate(torch.arange(len(patches.values)))[1]
     assert not patches.is_open[(row > 60 - PATCH_SIZE + 1) & (row < 60)].any()
     guide = _Guide(0.2 * make_picture(18), make_regions(), brushwork.known_regions, 2, 1.0, keeps=False)
-    found = guide.match_strokes(patches, "skin")
+    found = guide.match_skin(patches)
     touched = guide.regions[:, REGIONS.index("skin")] > 0
     assert patches.is_open[found.indices[touched]].all()
     _, _, column = (part.view(guide.grid) for part in patches.locate(found.indices))
     both = touched.view(guide.grid)[:, 1:] & touched.view(guide.grid)[:, :-1]
     is_next = (column[:, 1:] - column[:, :-1] == guide.stride)[both]
     assert float(is_next.float().mean()) > 0.5
+
+
+@pytest.mark.parametrize("level", [0.0, 127 / 127.5 - 1, 0.3])
+def test_flat_paintings_and_pictures_without_skin_are_enlarged_too(level: float) -> None:
+    flat, nobody = torch.full((1, 3, SIZE, SIZE), level), torch.zeros(1, len(REGIONS), SIZE, SIZE)
+    nobody[:, REGIONS.index("background")] = 1
+    for painting, regions in ((flat, make_regions()), (make_picture(19), nobody)):
+        finished = Brushwork(make_style(painting, has_face=True)).finish(flat, regions, enlargement=2)
+        assert finished.shape == (1, 3, 2 * SIZE, 2 * SIZE)
+        assert bool(finished.isfinite().all())
+
+
+def test_a_search_never_comes_out_empty() -> None:
+    patches = Patches([(make_picture(20, (32, 32)), None)])
+    patches.is_open[:] = False
+    patches.is_open[5 * (32 - PATCH_SIZE + 1) + 4] = True  # on no grid of three
+    assert patches.search(make_queries(patches, torch.tensor([0, 9])), 3).unique().numel() == 1
 
 
 @pytest.mark.parametrize("size", [(64, 96), (40, 56), (256, 128)])

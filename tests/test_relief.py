@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from acfun.images import blur
-from acfun.relief import MAX_GAIN, RELIEF_SHARE, add_strokes, measure_calm, measure_relief, restore_relief
+from acfun.relief import MAX_GAIN, RELIEF_SHARE, add_strokes, measure_fine_energy, measure_relief, restore_relief
 
 REACH, SIDE = 2.0, 64
 
@@ -68,11 +68,11 @@ def test_a_flat_picture_stays_flat(masks: Tensor) -> None:
     assert restore_relief(image, masks, torch.tensor([0.2, 0.2]), REACH) == pytest.approx(image)
 
 
-def test_calm_is_measured_where_it_is(masks: Tensor) -> None:
-    calm = measure_calm(draw(0.1) * masks[:, :1], REACH)
-    assert calm.shape == (1, 1, SIDE, SIDE)
-    assert float(calm[..., :24].mean()) == pytest.approx(0.01, rel=0.15)
-    assert float(calm[..., 44:].max()) < 1e-4
+def test_fine_energy_is_measured_where_it_is(masks: Tensor) -> None:
+    energy = measure_fine_energy(draw(0.1) * masks[:, :1], REACH)
+    assert energy.shape == (1, 1, SIDE, SIDE)
+    assert float(energy[..., :24].mean()) == pytest.approx(0.01, rel=0.15)
+    assert float(energy[..., 44:].max()) < 1e-4
 
 
 def test_strokes_lie_on_what_is_calm_alone(masks: Tensor) -> None:
@@ -82,6 +82,6 @@ def test_strokes_lie_on_what_is_calm_alone(masks: Tensor) -> None:
     assert float(added[:, 44:].mean()) == pytest.approx(0.01, rel=0.15)
     assert float(added[:, :20].mean()) < 0.002
     # What is there and what is added make up what is wanted, and no more.
-    energy = measure_calm(stroked, REACH)
+    energy = measure_fine_energy(stroked, REACH)
     assert float(energy.mean()) == pytest.approx(0.01, rel=0.15)
     assert torch.equal(add_strokes(lively, strokes, torch.zeros(1, 1, SIDE, SIDE), 0.01, REACH), lively)

@@ -28,6 +28,7 @@ from acfun.base.prompts import encode_tokens, tokenize
 from acfun.base.vae_features import decode_latents
 from acfun.conditioning import predict_guided
 from acfun.config import load_config
+from acfun.errors import DataError
 from acfun.face.align import face_crop
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import IdentityEncoder
@@ -232,6 +233,8 @@ def train(args: argparse.Namespace, config: IdentityAdapterConfig) -> None:
     run = AdapterRun(config, args.base, encoder, embeds.shape[1], accelerator)
     data = load_latents(args.data, args.output / "train_latents.pt", run.neighbours, accelerator)
     held_out = load_latents([args.held_out], args.output / "held_out_latents.pt", run.neighbours, accelerator)
+    if (len(embeds), len(held_out_embeds)) != (len(data.latents), len(held_out.latents)):
+        raise DataError(f"{args.output} holds latents of other shards: give another --output, or those shards")
     shards = open_shards(args.held_out)
     sitters = [i for i, labels in enumerate(shards.labels) if not labels.renderer][:NUM_SITTERS]
     originals = torch.from_numpy(shards.images[sitters]).permute(0, 3, 1, 2).float() / 127.5 - 1

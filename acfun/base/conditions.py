@@ -44,8 +44,9 @@ class Conditions:
     def added_cond_kwargs(self, dtype: torch.dtype) -> dict[str, Any] | None:
         """What UNets of diffusers take under this name; None where there is nothing to add."""
         pooled = None if self.add_text_embeds is None else self.add_text_embeds.to(dtype)
+        images = None if self.image_embeds is None else [embeds.to(dtype) for embeds in self.image_embeds]
         # Sizes keep their precision; the UNet embeds them in float32.
-        added = {"text_embeds": pooled, "time_ids": self.add_time_ids, "image_embeds": self.image_embeds}
+        added = {"text_embeds": pooled, "time_ids": self.add_time_ids, "image_embeds": images}
         return {name: values for name, values in added.items() if values is not None} or None
 
 

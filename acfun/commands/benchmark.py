@@ -62,7 +62,7 @@ def benchmark(
 
     The report is a table, a plot, a sheet, a scorecard with all of them, and a page to compare pictures blind.
     """
-    from acfun.base.sources import find_image_encoder
+    from acfun.base.sources import IMAGE_ENCODER_FILES, find_image_encoder
     from acfun.evaluation.report import require_matplotlib, write_report
     from acfun.evaluation.runner import Ledger, run
     from acfun.evaluation.style_judge import load_style_judge
@@ -95,7 +95,7 @@ def benchmark(
         meaning["identity_encoder"] = [compute_fingerprint(identity_encoder)]
     judge = None if style_encoder is None else load_style_judge(style_encoder)
     if style_encoder is not None:
-        meaning["style_encoder"] = [compute_digest(find_image_encoder(style_encoder))]
+        meaning["style_encoder"] = [compute_digest(find_image_encoder(style_encoder), IMAGE_ENCODER_FILES)]
     ledger = Ledger(output, {"suite": suite, "base": loaded.fingerprint, **meaning})
     judges: dict[str, Any] = {"finder": load_face_finder(), "second_encoder": second, "style_encoder": judge}
     run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say, **judges)

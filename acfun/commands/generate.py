@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from acfun.commands import options
-from acfun.commands.recording import record, save_results
-from acfun.commands.session import Session
+from acfun.commands.recording import check_distinct, record, save_results
+from acfun.commands.session import Session, number_paths
+from acfun.errors import ConfigError
 
 DEFAULT_BASE = "mini"
 
@@ -20,7 +21,7 @@ def generate(
     style: Annotated[Path | None, typer.Option(help="Style file.")] = None,
     person: Annotated[Path | None, typer.Option(help="Photograph of who is to be seen.")] = None,
     person_scale: Annotated[
-        float | None, typer.Option(min=0, max=2, show_default="1.0", help="How closely it is that person.")
+        float | None, typer.Option(min=0, max=2, show_default="1.0", help="With --person: how closely it is that one.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=64, help="How many pictures; several are numbered.")] = 1,
     negative_prompt: options.NegativePrompt = None,
@@ -45,6 +46,8 @@ def generate(
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     check_output_path(output)
+    check_distinct(number_paths(output, count), [path for path in (style, person) if path is not None])
+    check_person(person, person_scale, identity_adapter, identity_encoder)
     sitter = None if person is None else load_image(person)
     loaded_style = None if style is None else Style.load(style)
     if loaded_style is None:
@@ -63,3 +66,12 @@ def generate(
     pictures = pipe(person=sitter, num_images_per_prompt=count, **sampling).images
     outputs = save_results(session, pictures, output, manifest)
     session.finish({"outputs": outputs}, "\n".join(outputs))
+
+
+def check_person(person: Path | None, *others: object) -> None:
+    """Refuse options that do nothing without a person (ConfigError)."""
+    if person is None and any(value is not None for value in others):
+        raise ConfigError(
+            "--person-scale, --identity-adapter and --identity-encoder are for --person: give the photograph, or leave "
+            "them out"
+        )

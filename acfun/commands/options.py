@@ -196,7 +196,7 @@ IdentityAdapter = Annotated[
     typer.Option(
         "--identity-adapter",
         show_default="mini",
-        help="What shows the UNet a person: file of an IP-Adapter FaceID for the base.",
+        help="With --person: file of an IP-Adapter FaceID for the base.",
         rich_help_panel="Faces",
     ),
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from acfun.commands.session import SAMPLING_OPTIONS, Session, number_paths
 from acfun.config import FitConfig
+from acfun.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,6 +89,19 @@ def save_results(
         own = manifest and manifest.name_output(suffix=path.suffix, kind=kind, index=index, count=count)
         save_with_manifest(picture, target, own)
     return [str(target) for target in paths]
+
+
+def check_distinct(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Refuse results that would replace each other or what they are made from.
+
+    Raises:
+        ConfigError: they would.
+    """
+    taken = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise ConfigError(f"{path}: the result would replace a file of this command; give another name")
+        taken.add(path.resolve())
 
 
 def is_local(name: str | None) -> bool:

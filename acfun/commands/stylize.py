@@ -10,9 +10,8 @@ import typer
 
 from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config, fit_cached
-from acfun.commands.recording import record, save_results
+from acfun.commands.recording import check_distinct, record, save_results
 from acfun.commands.session import Session
-from acfun.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -113,19 +112,6 @@ def stylize(
         sheets = [build_sheet(image, style_image, stylized.pictures[0])]
         outputs += save_results(session, sheets, sheet, manifest, "sheet")
     session.finish({"outputs": outputs, "num_faces": len(chosen), **stylized.figures()}, "\n".join(outputs))
-
-
-def check_distinct(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Refuse results that would replace each other or what they are made from.
-
-    Raises:
-        ConfigError: they would.
-    """
-    taken = {path.resolve() for path in inputs}
-    for path in outputs:
-        if path.resolve() in taken:
-            raise ConfigError(f"{path}: the result would replace a file of this command; give another name")
-        taken.add(path.resolve())
 
 
 def fit_and_paint(

@@ -40,7 +40,9 @@ COLUMNS = {
     "style_wasserstein": Column("style", "lower", "sliced Wasserstein distance of the VAE's features"),
     "stroke_distance": Column("style", "lower", "Gram matrices of fine light and shade, colour and contrast taken out"),
     "colour_distance": Column("style", "lower", "marginals of the colours in CIELAB"),
-    "clip_i": Column("style", "higher", "cosine to the whole style image, by the encoder of --style-encoder"),
+    "style_similarity": Column(
+        "style", "higher", "cosine to the whole style image, by --style-encoder: CLIP-I, or CSD"
+    ),
     "painted": Column("style", "higher", f"CLIP: more like “{TEXTS[0]}” than like “{TEXTS[1]}”"),
     "identity": Column("person", "higher", "embedded identity encoder, which guides acfun's sampling too"),
     "identity_2": Column("person", "higher", "the second identity encoder, of --identity-encoder"),
@@ -59,8 +61,8 @@ COLUMNS = {
     "to_truth": Column("truth", "lower", "features of the VAE, against the truth"),
     "ssim_truth": Column("truth", "higher", "structural similarity to the truth"),
 }
-"""Name → column. Those of the truth need one, `identity_2` and `leakage_2` a second encoder, `clip_i` a style encoder,
-`clip_face` two people, leakages but ghosting a painted face."""
+"""Name → column. Those of the truth need one, `identity_2` and `leakage_2` a second encoder, `style_similarity` a style
+encoder, `clip_face` two people, leakages but ghosting a painted face."""
 
 
 def measure(
@@ -96,7 +98,7 @@ def measure(
             if f"{name}_2" in COLUMNS
         }
     if style_encoder is not None:
-        columns["clip_i"] = metrics.compute_cosine(style_encoder(results), style_encoder(scene.picture))
+        columns["style_similarity"] = metrics.compute_cosine(style_encoder(results), style_encoder(scene.picture))
     if finder is not None:
         columns |= _measure_shape(finder, scene, results)
     if scene.truths is not None:

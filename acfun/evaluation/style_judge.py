@@ -1,8 +1,8 @@
 """A judge of style by path: an image encoder of the CLIP kind, whose embeddings of two pictures are compared.
 
-With CLIP's own weights its cosine is CLIP-I (Ruiz et al. 2023, https://arxiv.org/abs/2208.12242, section 4.1), with
-those of CSD, style head in place of the projection, CSD's score (Somepalli et al. 2024,
-https://arxiv.org/abs/2404.01292).
+With CLIP's own weights its cosine is CLIP-I (Ruiz et al. 2023, https://arxiv.org/abs/2208.12242, section 4.1). With
+those of CSD (Somepalli et al. 2024, https://arxiv.org/abs/2404.01292), saved as `CLIPVisionModelWithProjection` of
+transformers with the style head as `visual_projection`, it is CSD's score.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from acfun.base.image_embeds import fit_pixel_values
 from acfun.base.sources import find_image_encoder, read_part
+from acfun.errors import BaseNotFoundError
 
 
 class StyleJudge(nn.Module):
@@ -43,9 +44,15 @@ def load_style_judge(source: str | Path) -> StyleJudge:
     """Read a judge from a folder with `config.json`, `model.safetensors` and `preprocessor_config.json`, or a hub id.
 
     Raises:
-        BaseNotFoundError: there is none.
+        BaseNotFoundError: there is none, or weights are missing in it.
     """
     folder = find_image_encoder(source)
-    encoder = read_part(CLIPVisionModelWithProjection.from_pretrained, folder, dtype=torch.float32)
+    options = {"dtype": torch.float32, "output_loading_info": True}
+    encoder, found = read_part(CLIPVisionModelWithProjection.from_pretrained, folder, **options)
+    if missing := sorted(found["missing_keys"]):
+        raise BaseNotFoundError(
+            f"{folder} has no {missing[0]}: save it as CLIPVisionModelWithProjection of transformers, CSD with its "
+            "style head as visual_projection"
+        )
     judge = StyleJudge(encoder, read_part(CLIPImageProcessorPil.from_pretrained, folder))
     return judge.eval().requires_grad_(False)

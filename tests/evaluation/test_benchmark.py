@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from skimage.color import rgb2lab
 from torch import Tensor
 
@@ -140,7 +141,7 @@ def test_what_is_known_is_measured(base: Base) -> None:
         "identity_2",
         "leakage_2",
         "is_kept_2",
-        "clip_i",
+        "style_similarity",
         *shape,
     }
     alone = replace(make_scene(has_truth=False), faces=scene.faces[:1], landmarks=scene.landmarks[:1])
@@ -160,11 +161,15 @@ def test_a_judge_of_style_is_read_from_a_folder(tmp_path: Path) -> None:
     assert torch.equal(embeds[0], embeds[2])
     assert not torch.equal(embeds[0], embeds[1])
     same, other = (
-        measure(make_tiny_base(), build_identity_encoder(), scene, images, style_encoder=judge)[0]["clip_i"]
+        measure(make_tiny_base(), build_identity_encoder(), scene, images, style_encoder=judge)[0]["style_similarity"]
         for images in (scene.picture.expand(2, -1, -1, -1), scene.faces)
     )
     assert same == pytest.approx(1, abs=1e-5)
     assert other < same
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({f"backbone.{name}": weight for name, weight in weights.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(BaseNotFoundError, match="visual_projection"):
+        load_style_judge(tmp_path)
 
 
 def test_a_run_goes_on_where_it_ended(base: Base, tmp_path: Path) -> None:
