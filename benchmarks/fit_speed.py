@@ -289,7 +289,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true", help="memory format of acfun's UNet")
     parser.add_argument("--attention", choices=("torch", "xformers"), default="torch", help="of acfun's UNet")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.rows < 1:
+        parser.error(f"--rows is {args.rows}: a step sees at least one picture")
+    return args
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,10 +1,11 @@
 """A step of a fit, and of the recipes of diffusers' `textual_inversion.py` and `train_dreambooth_lora.py`, to be timed.
 
-The recipes are the scripts' steps with their default options, not the scripts themselves: float32, no prior
-preservation, as many pictures a step as is asked for (`--train_batch_size`); every step encodes the picture with the
-VAE and the prompt with the text encoder; textual inversion trains the whole embedding table with AdamW and puts back
-all rows but the new one; DreamBooth trains LoRA of rank 4 in the attention's q, k, v and out. Reading pictures from
-disk is left out. acfun's step is that of `acfun.fit` with default options: two rows, a face and the style.
+The recipes are the scripts' steps, not the scripts themselves, with their default options but for the pictures a step
+(`--train_batch_size`), of which there are as many as is asked for: float32, no prior preservation; every step encodes
+the picture with the VAE and the prompt with the text encoder; textual inversion trains the whole embedding table with
+AdamW and puts back all rows but the new one; DreamBooth trains LoRA of rank 4 in the attention's q, k, v and out.
+Reading pictures from disk is left out. acfun's step is that of `acfun.fit` with default options: two rows, a face and
+the style.
 """
 
 import tempfile
