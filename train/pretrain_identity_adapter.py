@@ -25,8 +25,6 @@ from torch import Tensor, nn
 from acfun.base.conditions import Conditions
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.base.prompts import encode_tokens, tokenize
-from acfun.base.vae_features import decode_latents
-from acfun.conditioning import predict_guided
 from acfun.config import load_config
 from acfun.errors import DataError
 from acfun.face.align import face_crop
@@ -36,12 +34,11 @@ from acfun.identity_adapter import ADAPTER_FILE, ADAPTER_FOLDER, flatten_adapter
 from acfun.images import contact_sheet, save_image, tensor_to_pil
 from acfun.paths import atomic_write
 from acfun.portrait import find_landmarks
-from acfun.sampling import denoise, select_timesteps
 from acfun.synthetic.shards import open_shards
 from train import pretraining
+from train.diffusion import build_scheduler, compute_velocity_loss, draw_batch, sample_pictures
 from train.ema import Ema
 from train.latents import Latents, load_latents, load_neighbours
-from train.pretrain_unet import build_scheduler, compute_velocity_loss, draw_batch
 
 NUM_SITTERS = 12
 SITTER_PROMPT = "a photo of a person"
@@ -164,15 +161,8 @@ class AdapterRun:
         conditions = Conditions(
             prompt_embeds=encode_tokens(self.neighbours.text_encoder, ids.to(device)), image_embeds=[shown]
         )
-
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            return predict_guided(self.unet, latents, timestep, conditions, guidance_scale)
-
-        size, channels = self.unet.config.sample_size, self.unet.config.in_channels
-        noise = torch.randn((count, channels, size, size), generator=torch.Generator().manual_seed(1)).to(device)
         with self.ema.applied(self.adapter):
-            latents = denoise(predict, self.scheduler, noise, select_timesteps(self.scheduler, steps, 1.0, device))
-        return decode_latents(self.neighbours.vae, latents).clamp(-1, 1).cpu()
+            return sample_pictures(self.unet, self.neighbours.vae, self.scheduler, conditions, guidance_scale, steps)
 
     @torch.no_grad()
     def measure(self, held_out: Latents, embeds: Tensor) -> dict[str, float]:
@@ -236,7 +226,9 @@ def train(args: argparse.Namespace, config: IdentityAdapterConfig) -> None:
     if (len(embeds), len(held_out_embeds)) != (len(data.latents), len(held_out.latents)):
         raise DataError(f"{args.output} holds latents of other shards: give another --output, or those shards")
     shards = open_shards(args.held_out)
-    sitters = [i for i, labels in enumerate(shards.labels) if not labels.renderer][:NUM_SITTERS]
+    # One photograph a person, the last there is: likeness to others must not be one's own.
+    photographed = {labels.parents: i for i, labels in enumerate(shards.labels) if not labels.renderer}
+    sitters = list(photographed.values())[:NUM_SITTERS]
     originals = torch.from_numpy(shards.images[sitters]).permute(0, 3, 1, 2).float() / 127.5 - 1
     state = pretraining.TrainState()
     if args.resume:

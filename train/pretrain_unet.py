@@ -3,32 +3,28 @@
     python -m train.pretrain_unet --config train/configs/unet_cpu.toml --base DIR --data SHARDS \
         --held-out SHARDS --output RUN
 
-v-prediction (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512), min-SNR weights (Hang et al. 2023,
-https://arxiv.org/abs/2303.09556), zero terminal SNR (Lin et al. 2024, https://arxiv.org/abs/2305.08891). `--base` holds
-`vae`, `text_encoder` and `tokenizer`; images are encoded once and the latents kept in the run folder.
+Schedule and loss are those of `train/diffusion.py`. `--base` holds `vae`, `text_encoder` and `tokenizer`; images are
+encoded once and the latents kept in the run folder.
 """
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from acfun.base.conditions import Conditions, predict
+from acfun.base.conditions import Conditions
 from acfun.base.group_norm import speed_up_group_norms
 from acfun.base.prompts import encode_tokens, tokenize
-from acfun.base.vae_features import decode_latents
-from acfun.conditioning import predict_guided
 from acfun.config import load_config
 from acfun.images import contact_sheet, save_image, tensor_to_pil
-from acfun.sampling import denoise, select_timesteps
 from train import pretraining
+from train.diffusion import build_scheduler, compute_velocity_loss, draw_batch, sample_pictures
 from train.ema import Ema
 from train.latents import Latents, Neighbours, load_latents, load_neighbours
 
@@ -142,57 +138,6 @@ class UnetTrainer(nn.Module):
         return loss, self.peak_penalty.take() if self.unet.training else torch.zeros_like(loss)
 
 
-def compute_velocity_loss(
-    unet: Any,
-    latents: Tensor,
-    noise: Tensor,
-    timesteps: Tensor,
-    conditions: Conditions,
-    alphas_cumprod: Tensor,
-    snr_gamma: float,
-) -> Tensor:
-    """min-SNR weighted squared error of the velocity, mean over the batch, ().
-
-    An error of the velocity is SNR + 1 times the one of x̂0, so the paper's min(SNR, γ) becomes
-    (min(SNR, γ) + 1) / (SNR + 1); without that one, the pure noise that sampling starts from is never trained on.
-
-    Args:
-        unet: predicts velocities.
-        latents: (B,C,h,w) clean.
-        noise: (B,C,h,w).
-        timesteps: (B,).
-        conditions: B rows.
-        alphas_cumprod: of all timesteps.
-        snr_gamma: γ.
-    """
-    alphas = alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-    signal, sigma = alphas.sqrt(), (1 - alphas).sqrt()
-    velocity = signal * noise - sigma * latents
-    model_pred = predict(unet, signal * latents + sigma * noise, timesteps, conditions)
-    snr = (alphas / (1 - alphas)).flatten()
-    weights = (snr.clamp(max=snr_gamma) + 1) / (snr + 1)
-    return (weights * (model_pred.float() - velocity).square().flatten(1).mean(1)).mean()
-
-
-def draw_batch(
-    data: Latents,
-    empty_ids: Tensor,
-    batch_size: int,
-    caption_dropout: float,
-    timestep_power: float,
-    scheduler: DDIMScheduler,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Indices (B,) of random rows, token ids (B,T) of their captions, some of them empty, noise, and timesteps (B,)."""
-    indices = torch.randint(len(data.latents), (batch_size,), generator=generator)
-    noise = torch.randn((batch_size, *data.latents.shape[1:]), generator=generator)
-    levels = torch.rand(batch_size, generator=generator) ** timestep_power
-    timesteps = (levels * len(scheduler.alphas_cumprod)).long()
-    ids = data.input_ids[indices].clone()
-    ids[torch.rand(batch_size, generator=generator) < caption_dropout] = empty_ids[0]
-    return indices, ids, noise, timesteps
-
-
 def build_unet(config: UnetConfig, latent_channels: int, sample_size: int, text_dim: int) -> UNet2DConditionModel:
     """Build the UNet; the finest levels have no attention."""
     levels = len(config.block_out_channels)
@@ -210,21 +155,6 @@ def build_unet(config: UnetConfig, latent_channels: int, sample_size: int, text_
         cross_attention_dim=text_dim,
         attention_head_dim=config.num_heads,
         use_linear_projection=True,
-    )
-
-
-def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule with zero terminal SNR, for v-prediction."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
-        steps_offset=1,  # without effect at this spacing, but Stable Diffusion's pipelines ask for it
     )
 
 
@@ -287,17 +217,8 @@ class UnetRun:
         device, neighbours = self.accelerator.device, self.neighbours
         ids = torch.cat([self.empty_ids.expand(len(SHEET_PROMPTS), -1), tokenize(neighbours.tokenizer, SHEET_PROMPTS)])
         conditions = Conditions(prompt_embeds=encode_tokens(neighbours.text_encoder, ids.to(device)))
-
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            return predict_guided(self.unet, latents, timestep, conditions, guidance_scale)
-
-        size, channels = self.unet.config.sample_size, self.unet.config.in_channels
-        generator = torch.Generator().manual_seed(1)
-        noise = torch.randn((len(SHEET_PROMPTS), channels, size, size), generator=generator).to(device)
-        timesteps = select_timesteps(self.scheduler, steps, 1.0, device)
         with self.ema.applied(self.unet):
-            latents = denoise(predict, self.scheduler, noise, timesteps)
-        images = decode_latents(neighbours.vae, latents).clamp(-1, 1).cpu()
+            images = sample_pictures(self.unet, neighbours.vae, self.scheduler, conditions, guidance_scale, steps)
         save_image(contact_sheet([tensor_to_pil(image) for image in images], 4, list(SHEET_PROMPTS)), path)
 
     def parts(self) -> dict[str, pretraining.HasState]:

@@ -18,6 +18,7 @@ from acfun.portrait import place_mean_face
 from acfun.synthetic.shards import Labels
 from tests.tiny import LATENT_CHANNELS, MAX_LENGTH, WIDTH, build_text_encoder, build_tokenizer, build_vae
 from train import assemble_mini, pretrain_identity_adapter, pretrain_unet, pretrain_vae
+from train.diffusion import build_scheduler
 from train.latents import load_latents, load_neighbours
 from train.pretraining import CHECKPOINT_NAME, build_accelerator
 from train.vae_parts import vary_colours
@@ -48,7 +49,10 @@ def shards(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8)
     np.save(directory / "images.npy", pixels)
     np.save(directory / "landmarks.npy", np.stack([place_mean_face(SIZE).numpy()] * COUNT))
-    labels = [Labels(caption=f"a photo {index}", renderer="", parents=(), attributes={}) for index in range(COUNT)]
+    labels = [
+        Labels(caption=f"a photo {index}", renderer="", parents=(f"person {index}",), attributes={})
+        for index in range(COUNT)
+    ]
     (directory / "labels.json").write_text(json.dumps([vars(label) for label in labels]))
     return directory
 
@@ -163,7 +167,7 @@ def test_latents_are_encoded_once(shards: Path, base_dir: Path, tmp_path: Path) 
 def test_pure_noise_is_trained_on_too() -> None:
     """At zero terminal SNR the weight must not vanish: sampling starts there."""
     unet = pretrain_unet.build_unet(UNET, LATENT_CHANNELS, 8, WIDTH)
-    alphas = pretrain_unet.build_scheduler().alphas_cumprod
+    alphas = build_scheduler().alphas_cumprod
     trainer = pretrain_unet.UnetTrainer(unet, alphas, snr_gamma=5.0)
     generator = torch.Generator().manual_seed(0)
     latents, noise = torch.randn(2, 1, LATENT_CHANNELS, 8, 8, generator=generator)
