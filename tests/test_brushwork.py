@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.brushwork import RELIEF_REACH, STROKE_REACH, Brushwork, _Found, _Guide
+from acfun.brushwork import RELIEF_REACH, STROKE_REACH, Brushwork
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
+from acfun.patch_guide import Found, Guide
 from acfun.patches import PATCH_SIZE, Patches, Queries
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.relief import measure_relief
@@ -123,7 +124,7 @@ def test_strokes_are_no_lines_of_the_painted_face_and_copied_in_whole() -> None:
     assert strokes.usual > 0
     row = patches.locate(torch.arange(len(patches.values)))[1]
     assert not patches.is_open[(row > 60 - PATCH_SIZE + 1) & (row < 60)].any()
-    guide = _Guide(0.2 * make_picture(18), make_regions(), brushwork.known_regions, 2, 1.0, keeps=False)
+    guide = Guide(0.2 * make_picture(18), make_regions(), brushwork.known_regions, 2, 1.0, keeps=False)
     found = guide.match_skin(patches)
     touched = guide.regions[:, REGIONS.index("skin")] > 0
     assert patches.is_open[found.indices[touched]].all()
@@ -200,13 +201,13 @@ def test_patches_are_proposed_where_their_neighbours_were_found(scale: int) -> N
     painting, stride = make_picture(13, (64, 80)), 2
     finer, coarser = painting, F.avg_pool2d(painting, 2)
     known = coarser if scale else finer
-    guide = _Guide(known, make_regions((known.shape[-2], known.shape[-1])), (), 1, 1.0)
+    guide = Guide(known, make_regions((known.shape[-2], known.shape[-1])), (), 1, 1.0)
     patches = Patches([(known, None)])
     rows, columns = (torch.arange(count) - PATCH_SIZE // 2 for count in guide.grid)
     own = patches.index(torch.zeros(guide.grid, dtype=torch.long), *torch.meshgrid(rows, columns, indexing="ij"))
-    asking = _Guide(finer, make_regions((64, 80)), (), stride, 1.0) if scale else guide
+    asking = Guide(finer, make_regions((64, 80)), (), stride, 1.0) if scale else guide
     step, target = (stride, Patches([(finer, None)])) if scale else (1, patches)
-    proposed = asking.propose(_Found(guide, patches, own.flatten(), torch.zeros(own.numel())), target)
+    proposed = asking.propose(Found(guide, patches, own.flatten(), torch.zeros(own.numel())), target)
     rows, columns = (torch.arange(count) * step - PATCH_SIZE // 2 for count in asking.grid)
     wanted = target.index(torch.zeros(asking.grid, dtype=torch.long), *torch.meshgrid(rows, columns, indexing="ij"))
     is_inside = torch.zeros(asking.grid, dtype=torch.bool)

@@ -27,6 +27,7 @@ FLOORS = {
     "acfun.portrait": 2,
     "acfun.brushwork": 2,
     "acfun.relief": 1,
+    "acfun.patch_guide": 2,
     "acfun.patches": 2,
     "acfun.features": 2,
     "acfun.identity_adapter": 2,
