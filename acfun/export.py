@@ -199,7 +199,7 @@ def _measure_kept(style: Style, base: Base, rows: _Rows) -> float:
 def _predict(model: StyleModel, noisy: Tensor, timesteps: Tensor) -> Tensor:
     """Predictions (N,C,h,w) under the style's prompt."""
     input_ids = tokenize_all(model.tokenizers, name_style(model, PROMPT))
-    model_pred: Tensor = model(noisy, timesteps, input_ids=input_ids.expand(len(noisy), -1, -1))
+    model_pred: Tensor = model(noisy, timesteps, input_ids=input_ids)
     return model_pred
 
 

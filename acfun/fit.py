@@ -207,8 +207,7 @@ class FitLoop:
         alphas = self.alphas_cumprod[batch.timesteps].to(batch.latents)
         signal, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alphas, 1 - alphas))
         noisy_latents = signal * batch.latents + sigma * batch.noise
-        input_ids = self.input_ids.expand(len(noisy_latents), -1, -1)
-        model_pred = self.model(noisy_latents, batch.timesteps, input_ids=input_ids)
+        model_pred = self.model(noisy_latents, batch.timesteps, input_ids=self.input_ids)
         return predict_original_sample(model_pred, noisy_latents, alphas, self.prediction_type), alphas
 
     def _save(self) -> None:

@@ -27,6 +27,8 @@ BLEND = 7  # pixels on either side of a region's edge where recoloured regions r
 # Mean luma in [-1,1] of skin and hair in photographs, the share of what a person departs from it by that is kept, and
 # of what the painted person departs from it by that is taken for his own, and not for the style's.
 AVERAGE_TONES, KEPT_TONE, SITTERS_TONE = {"skin": 0.13, "hair": -0.29}, 0.7, 0.3
+# Colours of painted hair count up to this far from their median, in [-1,1] or in median distances: hair wears things.
+HAIR_REACH, HAIR_DISTANCES, NUM_HAIR_ROUNDS = 0.6, 2.0, 3
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
@@ -181,6 +183,7 @@ class Imagery:
             if float(mask.sum()) >= MIN_REGION_PATCHES:
                 soft = F.avg_pool2d(mask[None, None], 2 * BLEND + 1, 1, BLEND, count_include_pad=False)
                 centres = patches.unflatten(1, (3, -1))[:, :, patches.shape[1] // 6]
+                centres = _take_off_hats(centres) if name == "hair" else centres
                 mapped = losses.match_colours(pixels, mask.flatten(), centres)
                 if name in AVERAGE_TONES:
                     average, painted = AVERAGE_TONES[name], compute_luma(centres.T[None, :, None]).mean()
@@ -265,6 +268,14 @@ class Imagery:
     def _encode_identity(self, images: Tensor, landmarks: Tensor) -> Tensor:
         embeds: Tensor = self.encoder(face_crop(images.float(), landmarks))
         return embeds
+
+
+def _take_off_hats(colours: Tensor) -> Tensor:
+    """Those of the colours (N,3) of painted hair that are not far from most: without caps, ribbons and laurel."""
+    for _ in range(NUM_HAIR_ROUNDS):
+        distances = (colours - colours.median(0).values).norm(dim=1)
+        colours = colours[distances <= max(HAIR_REACH, HAIR_DISTANCES * float(distances.median()))]
+    return colours
 
 
 def build_patch_bank(style: StyleImage) -> PatchBank:

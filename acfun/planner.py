@@ -181,7 +181,7 @@ def _count_step(base: Base, config: FitConfig, measures: Measures) -> dict[str, 
     # What is trained is float32, as are its two moments; gradients are seen by the meter.
     afun = [] if model.afun is None else [model.afun]
     held = _sum_held(base, measures) + sum(_sum_bytes(module) for module in (*kept, *afun)) + 2 * 4 * trained
-    input_ids = model.tokenize(config.prompt()).to(META).expand(rows, -1, -1)
+    input_ids = model.tokenize(config.prompt()).to(META)
     with CostMeter() as meter:
         noisy_latents = torch.empty(rows, channels, size, size, device=META)
         with _FuseAttention():  # of the text encoders

@@ -109,7 +109,7 @@ class StyleModel(nn.Module):
             noisy_latents: (B,C,h,w).
             timesteps: (B,), in the noise scheduler's training steps.
             conditions: B rows, ready for the UNet, as `encode_prompt` returns them.
-            input_ids: (B,N,L), in place of `conditions`; (B,L) for a single text encoder.
+            input_ids: (B,N,L), in place of `conditions`; (B,L) for a single text encoder; one row serves all.
 
         Returns:
             (B,C,h,w) in the dtype of `noisy_latents`: noise or velocity, as the base predicts.
@@ -121,7 +121,7 @@ class StyleModel(nn.Module):
             raise ValueError("give either conditions or input_ids, not both and not neither")
         if input_ids is not None:
             height, width = (side * self._base.vae_scale_factor for side in noisy_latents.shape[-2:])
-            conditions = self.encode_prompt(input_ids, (height, width))
+            conditions = self.encode_prompt(input_ids, (height, width)).expand(len(noisy_latents))
         assert conditions is not None
         return predict(self.unet, noisy_latents, timesteps, conditions)
 

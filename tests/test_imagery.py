@@ -122,3 +122,21 @@ def test_a_dark_painted_person_makes_people_darker_but_not_as_dark() -> None:
         tones.append(float((compute_luma(recoloured) * skin).sum() / skin.sum()))
         painted.append(float((compute_luma(moved.image) * style.regions[:, 0]).sum() / style.regions[:, 0].sum()))
     assert 0.4 < (tones[0] - tones[1]) / (painted[0] - painted[1]) < 0.9
+
+
+def test_what_painted_hair_wears_does_not_colour_hair() -> None:
+    photo, style = make_portrait(2), make_portrait(1)
+    assert style.regions is not None
+    assert photo.regions is not None
+    hair = REGIONS.index("hair")
+    tops = (torch.arange(SIZE) < SIZE // 10)[:, None] * style.regions[:, hair, None]
+    bare = replace(style, image=0.3 * style.image - 0.5)
+    capped = replace(bare, image=torch.lerp(bare.image, torch.ones(()), tops))
+    assert 0.03 < float(tops.sum() / style.regions[:, hair].sum()) < 0.5
+    encoder, colours = build_identity_encoder().requires_grad_(False), []
+    for part in (bare, capped):
+        imagery = Imagery(StyleImage(part, part, 1.0), SIZE, make_tiny_base().vae, encoder)
+        recoloured = imagery.recolour(photo.image, [imagery.describe(photo)])
+        colours.append((recoloured * photo.regions[:, hair]).sum((0, 2, 3)) / photo.regions[:, hair].sum())
+    painted = float((capped.image - bare.image).abs().mul(style.regions[:, hair]).sum() / style.regions[:, hair].sum())
+    assert float((colours[1] - colours[0]).abs().max()) < 0.2 * painted

@@ -1,9 +1,12 @@
 """Landmark errors of a whole face finder, detector and regressor together, on people not trained on.
 
-`python -m train.evaluate_face_finder --held-out SHARDS [SHARDS …]`
+`python -m train.evaluate_face_finder --held-out SHARDS [SHARDS …] --paintings FOLDER`
 
 Prints one Markdown line a folder: pictures, faces missed, and the mean distance of found landmarks to the true ones as
 a fraction of the distance of the true pupils. A face that is missed counts as missed, not as an error.
+
+With `--paintings`, a folder with pictures named as in `FACELESS_PARTS`, it prints the score of the surest face in each
+of them, and in parts of them that have none.
 """
 
 import argparse
@@ -13,12 +16,28 @@ import numpy as np
 import torch
 
 from acfun.face.finder import MIN_SCORE, FaceFinder, find_faces, load_face_finder
+from acfun.images import load_image, pil_to_tensor
 from acfun.synthetic.data import PUPILS
 from train import pretraining
 from train.face_scenes import FaceShards, open_face_shards, to_tensor
 from train.pretrain_face_finder import LOOSE_INDICES
 
 IMAGE_SIZE = 256
+WHOLE = (0.0, 0.0, 1.0, 1.0)
+# What shows no face, as (left, top, right, bottom) shares of the painting's sides.
+FACELESS_PARTS = {
+    "botticelli_dante": ((0.0, 0.5, 1.0, 1.0),),
+    "botticelli_young_woman": ((0.0, 0.5, 1.0, 1.0),),
+    "durer_self": ((0.0, 0.42, 1.0, 1.0), (0.75, 0.0, 1.0, 0.5)),
+    "holbein_anne": ((0.0, 0.33, 1.0, 1.0),),
+    "matisse_hat": ((0.0, 0.57, 1.0, 1.0), (0.0, 0.0, 1.0, 0.3)),
+    "mona_lisa": ((0.0, 0.35, 1.0, 1.0), (0.0, 0.0, 0.3, 0.5)),
+    "raphael_maddalena": ((0.0, 0.42, 1.0, 1.0), (0.0, 0.0, 0.35, 0.5)),
+    "starry_night": (WHOLE, *((x, y, x + 0.5, y + 0.7) for x in (0.0, 0.17, 0.33, 0.5) for y in (0.0, 0.3))),
+    "the_scream": ((0.0, 0.0, 1.0, 0.42),),
+    "vangogh_self": ((0.0, 0.52, 1.0, 1.0),),
+}
+SMALLEST_SCORE = 0.05  # that is printed
 
 
 def measure(finder: FaceFinder, shards: FaceShards, min_score: float) -> tuple[int, dict[str, float]]:
@@ -40,11 +59,29 @@ def measure(finder: FaceFinder, shards: FaceShards, min_score: float) -> tuple[i
     return missed, {name: float(np.mean(values)) for name, values in errors.items()}
 
 
+def score_paintings(finder: FaceFinder, folder: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """By name of painting: scores of the surest face in it, where it has one, and in its parts without any."""
+    scores = {}
+    for name, parts in FACELESS_PARTS.items():
+        picture = load_image(next(folder.glob(f"{name}.*")))
+        boxes = [*(() if WHOLE in parts else (WHOLE,)), *parts]
+        found = []
+        for box in boxes:
+            sides = (picture.width, picture.height, picture.width, picture.height)
+            left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
+            part = pil_to_tensor(picture.crop((left, top, right, bottom)))
+            found.append(max((face.score for face in find_faces(part, finder, min_score=SMALLEST_SCORE)), default=0.0))
+        count = len(boxes) - len(parts)
+        scores[name] = found[:count], found[count:]
+    return scores
+
+
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finder", type=Path, help="folder of a face finder; the embedded one when left out")
     parser.add_argument("--held-out", type=Path, nargs="+", required=True)
+    parser.add_argument("--paintings", type=Path, help="folder of the ten paintings")
     parser.add_argument("--min-score", type=float, default=MIN_SCORE)
     args = parser.parse_args()
     pretraining.prepare_process(num_threads=1)
@@ -56,6 +93,10 @@ def main() -> None:
             missed, errors = measure(finder, shards, args.min_score)
         cells = (f"{errors[name]:.1%}" for name in ("all", "median", "firm", "pupils"))
         print(f"| {folder.name} | {len(shards.images)} | {missed} | {' | '.join(cells)} |")
+    if args.paintings is not None:
+        print("\n| painting | its face | parts without one |\n|---|---|---|")
+        for name, columns in score_paintings(finder, args.paintings).items():
+            print(f"| {name} | {' | '.join(' '.join(f'{score:.2f}' for score in scores) for scores in columns)} |")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from acfun.errors import DataError
 from acfun.face.align import portrait_transform, transform_points
-from acfun.face.finder import fit_pose
+from acfun.face.finder import FaceFinder, detect_poses, fit_pose, frame_faces
 from acfun.face.networks import DETECTOR_STRIDE
 from acfun.synthetic.backgrounds import sample_background
+from acfun.synthetic.renderers import TRAINING_RENDERERS, Renderer
 from train.face_augmentation import (
     PoseNoise,
     cut_faces,
@@ -31,6 +32,9 @@ FACELESS = (
     *("brick", "cell", "chelsea", "coffee", "coins", "gravel", "grass", "horse", "hubble_deep_field"),
     *("immunohistochemistry", "moon", "page", "retina", "rocket", "text"),
 )
+# Renderers that draw a face of their own where the landmarks are.
+_FACE_DRAWING = ("big_eyed", "caricature", "cartoon", "cubist", "elongated")
+PAINTED_SHARE = 0.5  # of the pictures without a face
 SMALLEST_WIDTH, LARGEST_WIDTH = 24.0, 1.3  # of a face's unit frame: pixels, fraction of the scene
 COARSE_NOISE, FINE_NOISE = PoseNoise(0.13, 0.11, 0.045), PoseNoise(0.035, 0.03, 0.012)
 
@@ -110,30 +114,62 @@ def compute_mean_shape(shards: Sequence[FaceShards]) -> Tensor:
     return (mean + mirrored) / 2
 
 
-def build_backgrounds(count: int, size: int, shards: FaceShards, seed: int) -> Tensor:
-    """Pictures without a face, (count,3,size,size) uint8: crops, painted surfaces, shuffled tiles of portraits."""
+def build_backgrounds(count: int, size: int, shards: FaceShards, mean_shape: Tensor, seed: int) -> Tensor:
+    """Pictures without a face, (count,3,size,size) uint8: crops, surfaces, rounds, shuffled tiles; half are painted."""
     generator = np.random.default_rng(seed)
     photographs = [_as_colour(getattr(skimage_data, name)()) for name in FACELESS]
+    renderers = [renderer for name, renderer in TRAINING_RENDERERS.items() if name not in _FACE_DRAWING]
+    landmarks = (mean_shape * size - 0.5).numpy()
     makers = (
         lambda: _crop(photographs[generator.integers(len(photographs))], size, generator),
         lambda: (sample_background(size, generator) * 255).astype(np.uint8),
+        lambda: _draw_rounds(size, generator),
         lambda: _shuffle_tiles(shards.images[generator.integers(len(shards.images))], size, generator),
     )
-    pictures = [makers[generator.choice(3, p=(0.5, 0.2, 0.3))]() for _ in range(count)]
+    pictures = []
+    for _ in range(count):
+        picture = makers[generator.choice(len(makers), p=(0.4, 0.15, 0.15, 0.3))]()
+        if generator.random() < PAINTED_SHARE:
+            picture = _paint(picture, landmarks, renderers[generator.integers(len(renderers))], generator)
+        pictures.append(picture)
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def mine_crops(finder: FaceFinder, backgrounds: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    """What the detector takes for faces in some of the pictures without any: (B,3,size,size) in [-1,1], B ≥ 0.
+
+    Args:
+        finder: is left in the mode that it is in.
+        backgrounds: of `build_backgrounds`.
+        count: of the pictures that are looked at.
+        size: of the crops, framed as the regressor will see them.
+        generator: chooses the pictures.
+    """
+    device, was_training = finder.regressor.mean_shape.device, finder.training
+    finder.eval()
+    pictures = _sample_backgrounds(backgrounds, count, generator).to(device).split(1)
+    poses = [detect_poses(finder, picture, picture.shape[-1])[0] for picture in pictures]
+    finder.train(was_training)
+    crops = [frame_faces(picture, found, size) for picture, found in zip(pictures, poses, strict=True)]
+    return torch.cat(crops).cpu()
 
 
 def sample_faces(
     shards: FaceShards,
     backgrounds: Tensor,
+    mined: Tensor,
     mean_shape: Tensor,
     count: int,
     size: int,
     generator: torch.Generator,
 ) -> FaceBatch:
-    """Draw crops: a third framed as the detector would, half as in the second pass, the rest no faces."""
-    num_wild, num_empty = count // 12, count // 12
-    num_faces = count - num_empty
+    """Draw crops: a third framed as the detector would, half as in the second pass, the rest no faces.
+
+    Of those without a face half are of the backgrounds, half of the `mined` ones, where there are any.
+    """
+    num_wild, num_empty, num_mined = count // 16, count // 16, count // 16 if len(mined) else 0
+    num_faces = count - num_empty - num_mined
     num_fine = count // 2
     num_coarse = num_faces - num_fine - num_wild
     framings = torch.cat(
@@ -146,10 +182,11 @@ def sample_faces(
     images, landmarks = shards.sample(num_faces, generator)
     crops, points = cut_faces(images, landmarks, mean_shape, size, framings, generator)
     empty = F.interpolate(_sample_backgrounds(backgrounds, num_empty, generator), (size, size), mode="area")
+    hard = mined[torch.randint(max(1, len(mined)), (num_mined,), generator=generator)]
     order = torch.randperm(count, generator=generator)
-    points = torch.cat([points, mean_shape.expand(num_empty, -1, -1)])
+    points = torch.cat([points, mean_shape.expand(num_empty + num_mined, -1, -1)])
     is_face = torch.arange(count) < num_coarse + num_fine
-    return FaceBatch(recolour(torch.cat([crops, empty])[order], generator), points[order], is_face[order])
+    return FaceBatch(recolour(torch.cat([crops, empty, hard])[order], generator), points[order], is_face[order])
 
 
 def sample_scenes(
@@ -169,7 +206,7 @@ def sample_scenes(
     cells = size // DETECTOR_STRIDE
     heat, where = torch.zeros(count, cells, cells), torch.zeros(count, cells, cells, dtype=torch.bool)
     pose_maps = torch.ones(count, 4, cells, cells)
-    for layer, probability in enumerate((0.88, 0.25)):
+    for layer, probability in enumerate((0.8, 0.25)):
         images, landmarks = shards.sample(count, generator)
         images, landmarks = _shrink(images, landmarks, 2**octave)
         is_drawn = torch.rand(count, generator=generator) < probability
@@ -280,6 +317,26 @@ def _crop(image: Any, size: int, generator: np.random.Generator) -> Any:
     top, left = (int(generator.integers(length - extent + 1)) for length in image.shape[:2])
     ticks = np.linspace(0, extent - 1, size).astype(int)
     return image[top + ticks[:, None], left + ticks]
+
+
+def _draw_rounds(size: int, generator: np.random.Generator) -> Any:
+    """Rings and discs of chance colours before a background, which stand like eyes at times."""
+    canvas = sample_background(size, generator)
+    rows, columns = np.mgrid[:size, :size]
+    for _ in range(int(generator.integers(2, 12))):
+        top, left = generator.uniform(0, size, 2)
+        radius, aspect = size * generator.uniform(0.03, 0.3), generator.uniform(0.5, 2.0)
+        distance = np.hypot(rows - top, (columns - left) * aspect) / radius
+        for share in sorted(generator.uniform(0.2, 1.0, int(generator.integers(1, 4))), reverse=True):
+            alpha = np.clip((share - distance) * radius / generator.uniform(1.0, 6.0), 0, 1)[..., None]
+            canvas = canvas + alpha * (generator.random(3) - canvas)
+    return (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+
+
+def _paint(picture: Any, landmarks: Any, renderer: Renderer, generator: np.random.Generator) -> Any:
+    """A picture (H,W,3) uint8 without a face, rendered as if a face stood in its middle."""
+    painted = renderer.render(picture.astype(np.float32) / 255, landmarks, generator).image
+    return (np.clip(painted, 0, 1) * 255).astype(np.uint8)
 
 
 def _shuffle_tiles(image: Any, size: int, generator: np.random.Generator) -> Any:

@@ -32,6 +32,7 @@ from train.face_scenes import (
     SceneBatch,
     build_backgrounds,
     compute_mean_shape,
+    mine_crops,
     open_face_shards,
     sample_faces,
     sample_scenes,
@@ -41,6 +42,8 @@ from train.face_scenes import (
 # Ears, hairline, neck and the outline of the hair lie where an annotator chose them: they count less.
 LOOSE_INDICES = (*range(115, 125), *range(134, 158), 183, 184)
 LOOSE_WEIGHT = 0.4
+# Every so many steps, in so many pictures without a face, what the detector takes for one is kept for the regressor.
+MINING_INTERVAL, MINING_COUNT, MAX_MINED = 10, 24, 1024
 LOSS_WEIGHTS = {"landmarks": 10.0, "presence": 0.3, "log_error": 0.1, "heat": 1.0, "pose": 1.0}
 
 
@@ -74,7 +77,7 @@ class FaceFinderConfig:
     crop_size: int = 96
     scene_size: int = 128
     image_size: int = 128
-    num_backgrounds: int = 1500
+    num_backgrounds: int = 3000
     face_batch_size: int = 64
     scene_batch_size: int = 12
     learning_rate: float = 2e-3
@@ -138,7 +141,11 @@ class FaceFinderRun:
     def __init__(self, config: FaceFinderConfig, shards: list[FaceShards], accelerator: Accelerator) -> None:
         self.config, self.shards, self.accelerator = config, shards, accelerator
         self.mean_shape = compute_mean_shape(shards)
-        self.backgrounds = build_backgrounds(config.num_backgrounds, config.scene_size, shards[0], config.seed)
+        self.backgrounds = build_backgrounds(
+            config.num_backgrounds, config.scene_size, shards[0], self.mean_shape, config.seed
+        )
+        self.mined = torch.zeros(0, 3, config.crop_size, config.crop_size)
+        self.num_steps = 0
         self.finder = FaceFinder(  # type: ignore[call-overload]
             detector_channels=config.detector_channels,
             detector_dilations=config.detector_dilations,
@@ -156,8 +163,12 @@ class FaceFinderRun:
         """Draw one batch of crops and one of scenes, each from one folder of shards."""
         config, device = self.config, self.accelerator.device
         first, second = (self.shards[int(torch.randint(len(self.shards), (), generator=generator))] for _ in range(2))
+        if self.num_steps % MINING_INTERVAL == 0:
+            found = mine_crops(self.finder, self.backgrounds, MINING_COUNT, config.crop_size, generator)
+            self.mined = torch.cat([self.mined, found])[-MAX_MINED:]
+        self.num_steps += 1
         faces = sample_faces(
-            first, self.backgrounds, self.mean_shape, config.face_batch_size, config.crop_size, generator
+            first, self.backgrounds, self.mined, self.mean_shape, config.face_batch_size, config.crop_size, generator
         )
         scenes = sample_scenes(
             second, self.backgrounds, self.mean_shape, config.scene_batch_size, config.scene_size, generator

@@ -41,6 +41,10 @@ class Conditions:
         """The texts and sizes of some rows."""
         return self.map_texts(lambda values: values[rows])
 
+    def expand(self, count: int) -> Self:
+        """The texts and sizes of `count` rows: these, or a single one again and again."""
+        return self.map_texts(lambda values: values.expand(count, *values.shape[1:]))
+
     def added_cond_kwargs(self, dtype: torch.dtype) -> dict[str, Any] | None:
         """What UNets of diffusers take under this name; None where there is nothing to add."""
         pooled = None if self.add_text_embeds is None else self.add_text_embeds.to(dtype)

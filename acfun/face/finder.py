@@ -164,6 +164,15 @@ def fit_pose(landmarks: Tensor, mean_shape: Tensor) -> Tensor:
     return similarity_transform(source, landmarks[:, indices])
 
 
+def frame_faces(images: Tensor, poses: Tensor, size: int) -> Tensor:
+    """Crops (B,3,size,size) of images (B,3,H,W), or of one (1,3,H,W), that show their unit frames, poses (B,2,3)."""
+    to_crop = poses.new_tensor([[size, 0, -0.5], [0, size, -0.5]]).expand(len(poses), -1, -1)
+    transforms = compose_transforms(to_crop, invert_transform(poses))
+    pictures = images.expand(len(poses), -1, -1, -1)
+    crops = [warp(pictures[i : i + 1], transforms[i : i + 1], (size, size)) for i in range(len(poses))]
+    return torch.cat(crops) if crops else images.new_zeros(0, 3, size, size)
+
+
 def regress_landmarks(finder: FaceFinder, images: Tensor, poses: Tensor, *, num_passes: int = NUM_PASSES) -> Landmarks:
     """Find the landmarks of faces whose rough poses are known, each pass on a crop aligned by the one before.
 
@@ -174,12 +183,8 @@ def regress_landmarks(finder: FaceFinder, images: Tensor, poses: Tensor, *, num_
         num_passes: at least one.
     """
     regressor = finder.regressor
-    size = regressor.crop_size
-    to_crop = poses.new_tensor([[size, 0, -0.5], [0, size, -0.5]]).expand(len(poses), -1, -1)
     for _ in range(num_passes):
-        transforms = compose_transforms(to_crop, invert_transform(poses))
-        crops = [warp(images[i : i + 1], transforms[i : i + 1], (size, size)) for i in range(len(poses))]
-        prediction = regressor(torch.cat(crops))
+        prediction = regressor(frame_faces(images, poses, regressor.crop_size))
         landmarks = transform_points(prediction.landmarks, poses)
         poses = fit_pose(landmarks, regressor.mean_shape)
     error = prediction.log_error.exp() / INTER_PUPIL_FRACTION

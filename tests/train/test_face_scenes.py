@@ -1,0 +1,114 @@
+"""Training of the face finder: pictures without a face, what the detector takes for one, and a toy run."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from acfun.face.finder import FaceFinder
+from acfun.portrait import place_mean_face
+from train import pretrain_face_finder
+from train.face_scenes import build_backgrounds, mine_crops, open_face_shards, sample_faces
+
+SIZE, COUNT, CROP = 64, 6, 48
+TOY = pretrain_face_finder.FaceFinderConfig(
+    detector_channels=(4, 4, 4),
+    detector_dilations=(1,),
+    regressor_channels=(4, 4, 4, 4),
+    hidden_size=8,
+    crop_size=CROP,
+    scene_size=SIZE,
+    image_size=SIZE,
+    num_backgrounds=6,
+    face_batch_size=32,
+    scene_batch_size=2,
+    precision="no",
+)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Six pictures of noise, and the average face in all of them."""
+    directory = tmp_path / "shards"
+    directory.mkdir()
+    np.save(directory / "images.npy", np.random.default_rng(0).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8))
+    np.save(directory / "landmarks.npy", np.stack([place_mean_face(SIZE).numpy()] * COUNT))
+    return directory
+
+
+@pytest.fixture
+def backgrounds(shards: Path) -> torch.Tensor:
+    """Twelve pictures without a face."""
+    mean_shape = (place_mean_face(SIZE) + 0.5) / SIZE
+    return build_backgrounds(12, SIZE, open_face_shards(shards, SIZE), mean_shape, seed=1)
+
+
+def build_finder(heat: float) -> FaceFinder:
+    """A finder whose detector sees about as much heat everywhere, in [0,1]."""
+    finder = FaceFinder(
+        detector_channels=(4, 4, 4),
+        detector_dilations=(1,),
+        regressor_channels=(4, 4, 4, 4),
+        hidden_size=8,
+        crop_size=CROP,
+    )
+    with torch.no_grad():
+        convolutions = [module for module in finder.detector.modules() if isinstance(module, torch.nn.Conv2d)]
+        assert convolutions[-1].bias is not None
+        convolutions[-1].bias[0] = torch.tensor(heat).logit()
+    return finder.train()
+
+
+def test_pictures_without_a_face_are_of_many_kinds_and_the_same_each_time(
+    shards: Path, backgrounds: torch.Tensor
+) -> None:
+    assert backgrounds.shape == (12, 3, SIZE, SIZE)
+    assert backgrounds.dtype == torch.uint8
+    assert len({picture.numpy().tobytes() for picture in backgrounds}) == 12
+    again = build_backgrounds(12, SIZE, open_face_shards(shards, SIZE), (place_mean_face(SIZE) + 0.5) / SIZE, seed=1)
+    assert torch.equal(again, backgrounds)
+
+
+def test_crops_are_mined_where_the_detector_sees_faces(backgrounds: torch.Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    wary, rash = build_finder(0.01), build_finder(0.9)
+    before = {name: value.clone() for name, value in rash.state_dict().items()}
+    assert mine_crops(wary, backgrounds, 4, CROP, generator).shape == (0, 3, CROP, CROP)
+    crops = mine_crops(rash, backgrounds, 4, CROP, generator)
+    assert crops.shape[0] >= 4
+    assert crops.shape[1:] == (3, CROP, CROP)
+    assert rash.training
+    assert all(torch.equal(value, before[name]) for name, value in rash.state_dict().items())
+
+
+@pytest.mark.parametrize("num_mined", [0, 3])
+def test_batches_hold_as_many_crops_as_asked_for(shards: Path, backgrounds: torch.Tensor, num_mined: int) -> None:
+    mined = torch.full((num_mined, 3, CROP, CROP), -1.0)
+    mean_shape = (place_mean_face(SIZE) + 0.5) / SIZE
+    generator = torch.Generator().manual_seed(0)
+    batch = sample_faces(open_face_shards(shards, SIZE), backgrounds, mined, mean_shape, 32, CROP, generator)
+    assert batch.crops.shape == (32, 3, CROP, CROP)
+    assert batch.landmarks.shape == (32, 189, 2)
+    # Two framed too badly, two backgrounds, two of the mined ones where there are any.
+    assert int((~batch.is_face).sum()) == (6 if num_mined else 4)
+
+
+def test_a_run_goes_on_where_it_stopped(shards: Path, tmp_path: Path) -> None:
+    for max_steps in (2, 3):
+        arguments = argparse.Namespace(
+            data=[shards],
+            held_out=[shards],
+            output=tmp_path / "run",
+            minutes=5.0,
+            max_steps=max_steps,
+            device="cpu",
+            resume=True,
+            init=None,
+        )
+        pretrain_face_finder.train(arguments, TOY)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 3
+    assert FaceFinder.from_pretrained(tmp_path / "run" / "face_finder").regressor.crop_size == CROP
