@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from acfun import losses
 from acfun.base.vae_features import decode_latents, encode_features
 from acfun.brushwork import Brushwork
+from acfun.drawing import draw_lines, match_tones
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
 from acfun.face.regions import REGIONS, fold_regions
@@ -29,6 +30,7 @@ BLEND = 7  # pixels on either side of a region's edge where recoloured regions r
 AVERAGE_TONES, KEPT_TONE, SITTERS_TONE = {"skin": 0.13, "hair": -0.29}, 0.7, 0.3
 # Colours of painted hair count up to this far from their median, in [-1,1] or in median distances: hair wears things.
 HAIR_REACH, HAIR_DISTANCES, NUM_HAIR_ROUNDS = 0.6, 2.0, 3
+MAX_HEAD_SCALE = 3.0  # a painted head that is enlarged by more has few strokes, and broad ones
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
 STRUCTURE_SIZE, NUM_STRUCTURE_STAGES = 128, 3
@@ -68,6 +70,9 @@ class Imagery:
     is, so all of it is one region: a dark man's face would make every face dark. Chalk on dark paper leaves grounds
     dark that are light, so it has regions.
 
+    A painting whose head is small beside it is one region too: the head's strokes would be as broad as they are few,
+    and in a scene it is the scene that makes the mood.
+
     Args:
         style: the style image, on the device of the networks, of any size.
         size: of portraits, pixels: that of the style's head beside them.
@@ -85,7 +90,8 @@ class Imagery:
         identity_encoder: nn.Module | None = None,
     ) -> None:
         self.is_drawing = style.is_drawing
-        style = style.without_face() if self.is_drawing else style
+        is_whole = self.is_drawing or style.head_scale > MAX_HEAD_SCALE
+        style = style.without_face() if is_whole else style
         self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)
         self.style = style.shrink(size)
         self.patches, self.brushwork = build_patch_bank(self.style), Brushwork(self.style, style)
@@ -147,7 +153,12 @@ class Imagery:
         painted = self.brushwork.finish(image, face.regions[None], freedom, enlargement)
         recoloured = self.recolour(resize(photo, (image.shape[-2], image.shape[-1])), [face])
         scale = identity_scale / freedom
-        return draw_features(painted, photo, recoloured, face.regions[None], face.landmarks, scale)
+        drawn = draw_features(painted, photo, recoloured, face.regions[None], face.landmarks, scale)
+        if not self.is_drawing:
+            return drawn
+        style = self.style if enlargement == 1 else self.brushwork.source
+        lined = draw_lines(drawn, photo, face.regions[None], face.landmarks, scale)
+        return match_tones(lined, style.painting.image)
 
     @torch.no_grad()
     def recolour(self, images: Tensor, faces: Sequence[FaceTargets]) -> Tensor:

@@ -140,3 +140,14 @@ def test_what_painted_hair_wears_does_not_colour_hair() -> None:
         colours.append((recoloured * photo.regions[:, hair]).sum((0, 2, 3)) / photo.regions[:, hair].sum())
     painted = float((capped.image - bare.image).abs().mul(style.regions[:, hair]).sum() / style.regions[:, hair].sum())
     assert float((colours[1] - colours[0]).abs().max()) < 0.2 * painted
+
+
+@pytest.mark.parametrize(("scale", "has_regions"), [(1.0, True), (2.5, True), (4.0, False)])
+def test_a_painting_with_a_small_head_is_one_region(scale: float, has_regions: bool) -> None:
+    head = make_portrait(1)
+    assert head.landmarks is not None
+    style = StyleImage(head, Portrait(head.image, head.landmarks / scale), 1.0)
+    assert style.head_scale == pytest.approx(scale)
+    imagery = Imagery(style, SIZE, make_tiny_base().vae, build_identity_encoder().requires_grad_(False))
+    assert set(imagery.patches[0]) == (set(REGIONS) if has_regions else {WHOLE})
+    assert imagery.brushwork.has_face == has_regions

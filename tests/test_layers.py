@@ -29,6 +29,7 @@ FLOORS = {
     "acfun.relief": 1,
     "acfun.patch_guide": 2,
     "acfun.patches": 2,
+    "acfun.drawing": 2,
     "acfun.features": 2,
     "acfun.identity_adapter": 2,
     "acfun.imagery": 2,

@@ -252,8 +252,9 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="face finder to start from, for a round with more data")
     pretraining.add_run_arguments(parser, minutes=18)
     parser.add_argument("--seed", type=int, help="in place of the config's")
+    parser.add_argument("--learning-rate", type=float, help="likewise")
     args = parser.parse_args()
-    config = load_config(FaceFinderConfig, args.config, {"seed": args.seed})
+    config = load_config(FaceFinderConfig, args.config, {"seed": args.seed, "learning_rate": args.learning_rate})
     pretraining.prepare_process(config.num_threads)
     train(args, config)
 

@@ -25,7 +25,7 @@ from acfun.paths import mini_dir
 # Ears, hairline and the outline of the hair vary without the head moving.
 POSE_INDICES = (*range(109), *range(125, 134), *range(158, 183))
 DETECTION_SIZES = (128, 256, 512)
-MIN_SCORE = 0.43
+MIN_SCORE = 0.35
 NUM_PASSES = 2
 _MIN_HEAT = 0.2
 MAX_FACES = 64
