@@ -12,7 +12,7 @@ from acfun.face.regions import REGIONS
 from acfun.features import FACE
 from acfun.images import blur, compute_luma, resize
 
-LINE_STRENGTH = 4.0
+LINE_STRENGTH, MAX_SCALE = 4.0, 1.5
 LINE_WIDTH, LINE_REACH = 0.008, 0.045  # deviations of the two blurs whose difference is a line, in pupil distances
 TONE_SHARE = 0.5  # of the way to the drawing's tones
 _EDGE = 2.0  # pixels
@@ -26,17 +26,18 @@ def draw_lines(drawing: Tensor, photo: Tensor, regions: Tensor, landmarks: Tenso
         photo: (1,3,·,·) in [-1,1], what was drawn.
         regions: (1,6,H,W) in [0,1], masks of its `REGIONS`.
         landmarks: (189,2) pixels of the masks.
-        scale: ≥ 0; how dark lines are.
+        scale: ≥ 0; how dark lines are, up to `MAX_SCALE`: beyond it shadows turn black.
 
     Returns:
         (1,3,kH,kW) in [-1,1].
     """
     size = (drawing.shape[-2], drawing.shape[-1])
-    unit = float((landmarks[1] - landmarks[0]).norm()) * size[0] / regions.shape[-2]
+    unit = max(1.0, float((landmarks[1] - landmarks[0]).norm())) * size[0] / regions.shape[-2]
     face = blur(regions[:, [REGIONS.index(name) for name in FACE]].sum(1, keepdim=True), _EDGE)
     luma = compute_luma(resize(photo, size))[:, None]
     lines = (blur(luma, LINE_WIDTH * unit) - blur(luma, LINE_REACH * unit)).clamp(max=0)
-    return (drawing + scale * LINE_STRENGTH * F.interpolate(face, size, mode="bilinear") * lines).clamp(-1, 1)
+    strength = min(scale, MAX_SCALE) * LINE_STRENGTH
+    return (drawing + strength * F.interpolate(face, size, mode="bilinear") * lines).clamp(-1, 1)
 
 
 def match_tones(image: Tensor, drawing: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def draw_features(
     Returns:
         (1,3,kH,kW) in [-1,1].
     """
-    size, unit = (painting.shape[-2], painting.shape[-1]), float((landmarks[1] - landmarks[0]).norm())
+    size, unit = (painting.shape[-2], painting.shape[-1]), max(1.0, float((landmarks[1] - landmarks[0]).norm()))
     masks = dict(zip(REGIONS, regions.split(1, 1), strict=True))
     face, mouth = torch.stack([masks[name] for name in FACE]).sum(0), _grow(masks["mouth"], MARGIN * unit)
     small = resize(photo, (regions.shape[-2], regions.shape[-1]))

@@ -29,7 +29,7 @@ BLEND = 7  # pixels on either side of a region's edge where recoloured regions r
 # of what the painted person departs from it by that is taken for his own, and not for the style's.
 AVERAGE_TONES, KEPT_TONE, SITTERS_TONE = {"skin": 0.13, "hair": -0.29}, 0.7, 0.3
 # Colours of painted hair count up to this far from their median, in [-1,1] or in median distances: hair wears things.
-HAIR_REACH, HAIR_DISTANCES, NUM_HAIR_ROUNDS = 0.6, 2.0, 3
+HAIR_REACH, HAIR_DISTANCES, NUM_HAIR_ROUNDS = 1.0, 2.0, 3
 MAX_HEAD_SCALE = 3.0  # a painted head that is enlarged by more has few strokes, and broad ones
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
@@ -95,6 +95,12 @@ class Imagery:
         self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)
         self.style = style.shrink(size)
         self.patches, self.brushwork = build_patch_bank(self.style), Brushwork(self.style, style)
+        # Of the pixel in the middle of each patch.
+        self.colours = {
+            name: bank.unflatten(1, (3, -1))[:, :, bank.shape[1] // 6] for name, bank in self.patches[0].items()
+        }
+        if "hair" in self.colours:
+            self.colours["hair"] = _take_off_hats(self.colours["hair"])
         with torch.no_grad():
             features = encode_features(vae, self.style.painting.image)
             self.grams = tuple(losses.compute_gram(feature)[0] for feature in features)
@@ -189,15 +195,13 @@ class Imagery:
         """One picture with the style's colours, region by region, blended by their masks."""
         result, uncovered = torch.zeros_like(image), torch.ones_like(image[:, :1])
         pixels = image[0].flatten(1).T
-        for name, patches in self.patches[0].items():
+        for name, colours in self.colours.items():
             mask = face.masks[0][name]
             if float(mask.sum()) >= MIN_REGION_PATCHES:
                 soft = F.avg_pool2d(mask[None, None], 2 * BLEND + 1, 1, BLEND, count_include_pad=False)
-                centres = patches.unflatten(1, (3, -1))[:, :, patches.shape[1] // 6]
-                centres = _take_off_hats(centres) if name == "hair" else centres
-                mapped = losses.match_colours(pixels, mask.flatten(), centres)
+                mapped = losses.match_colours(pixels, mask.flatten(), colours)
                 if name in AVERAGE_TONES:
-                    average, painted = AVERAGE_TONES[name], compute_luma(centres.T[None, :, None]).mean()
+                    average, painted = AVERAGE_TONES[name], compute_luma(colours.T[None, :, None]).mean()
                     tone = (mask * compute_luma(image)[0]).sum() / mask.sum()
                     mapped = mapped + KEPT_TONE * (tone - average) - SITTERS_TONE * (painted - average)
                 result, uncovered = result + soft * mapped.T.reshape(image.shape), uncovered - soft

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import portrait_crop, portrait_transform, transform_points
-from acfun.face.finder import MIN_SCORE, FaceFinder, find_face, find_faces
+from acfun.face.finder import FaceFinder, find_face, find_faces
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import segment_regions
 from acfun.images import compute_luma, resize
@@ -21,8 +21,9 @@ from acfun.synthetic.renderers.shapes import mean_shape
 STYLE_SIDE = 512  # of the style images that styles keep, shorter side in pixels, where the base's is not more
 SIDE_STEP = 32
 MAX_ASPECT = 2
-# Painted faces, in profile too, score low: Dante 0.25. The highest of what is none in the Starry Night is 0.20.
-MIN_PAINTED_SCORE, SURE_PAINTED_SCORE = 0.22, 0.5
+# Painted faces, in profile too, score low: Dante 0.25. Of what is none the Starry Night has 0.20, Holbein's cloth 0.33.
+MIN_PAINTED_SCORE, MIN_FRONTAL_SCORE, SURE_PAINTED_SCORE = 0.22, 0.43, 0.5
+SMALLEST_WIDTH = 1e-4  # between pupils that were rounded to the same place, as a share of the picture
 # Deviation of colours across their main axis, as a share of that along it: up to 0.06 in drawings, 0.12 in paintings.
 MAX_DRAWN_SPREAD = 0.09
 
@@ -84,7 +85,7 @@ class StyleImage:
     @property
     def trusted_landmarks(self) -> Tensor | None:
         """Landmarks (1,189,2) of the head where it is surely a face seen from the front, else None."""
-        return self.head.landmarks if self.score >= MIN_SCORE else None
+        return self.head.landmarks if self.score >= MIN_FRONTAL_SCORE else None
 
     @property
     def head_scale(self) -> float:
@@ -95,7 +96,7 @@ class StyleImage:
                 return 1.0
             pupils = part.landmarks[0, list(PUPILS)]
             widths.append(float((pupils[1] - pupils[0]).norm()) / min(part.image.shape[-2:]))
-        return widths[0] / widths[1]
+        return widths[0] / max(widths[1], SMALLEST_WIDTH)
 
     @property
     def is_drawing(self) -> bool:

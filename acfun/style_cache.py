@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from acfun import __version__
 from acfun.config import FitConfig
 from acfun.errors import ConfigError, StyleFileError
-from acfun.paths import CACHE_DIR_VARIABLE, cache_dir
+from acfun.paths import CACHE_DIR_VARIABLE, cache_dir, mini_dir
 
 if TYPE_CHECKING:
     from acfun.style import Style
@@ -49,6 +49,7 @@ def compute_style_key(config: FitConfig, *, style: bytes, faces: bytes, base_fin
 
     options = {name: value for name, value in asdict(config).items() if name not in _WHERE_FIELDS}
     options |= {name: compute_fingerprint(options[name]) for name in ("identity_encoder", "face_detector")}
+    options |= {f"mini/{name}": compute_fingerprint(mini_dir() / name) for name in ("face_finder", "identity_encoder")}
     digest = hashlib.sha256(json.dumps([__version__, base_fingerprint, options], sort_keys=True).encode())
     for content in (style, faces):
         digest.update(hashlib.sha256(content).digest())

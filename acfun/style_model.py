@@ -84,14 +84,18 @@ class StyleModel(nn.Module):
         fused: Tensor = self.afun(prompt_embeds, self.style_embeds)
         return fused
 
-    def encode_prompt(self, input_ids: Tensor, size: tuple[int, int] | None = None) -> Conditions:
+    def encode_prompt(
+        self, input_ids: Tensor, size: tuple[int, int] | None = None, count: int | None = None
+    ) -> Conditions:
         """Conditions of prompts, with e_a in place of e_t.
 
         Args:
             input_ids: (B,N,L) of `tokenize`, or (B,L) for a single text encoder.
             size: height and width of the pictures, pixels; the base's resolution when None.
+            count: rows that a single prompt is wanted for; as many as there are prompts when None.
         """
         conditions = encode_ids(self._base, input_ids, size)
+        conditions = conditions if count is None else conditions.expand(count)
         conditions.prompt_embeds = self.fuse(conditions.prompt_embeds)
         return conditions
 
@@ -121,7 +125,7 @@ class StyleModel(nn.Module):
             raise ValueError("give either conditions or input_ids, not both and not neither")
         if input_ids is not None:
             height, width = (side * self._base.vae_scale_factor for side in noisy_latents.shape[-2:])
-            conditions = self.encode_prompt(input_ids, (height, width)).expand(len(noisy_latents))
+            conditions = self.encode_prompt(input_ids, (height, width), len(noisy_latents))
         assert conditions is not None
         return predict(self.unet, noisy_latents, timesteps, conditions)
 

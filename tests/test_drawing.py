@@ -2,7 +2,7 @@
 
 import torch
 
-from acfun.drawing import draw_lines, match_tones
+from acfun.drawing import MAX_SCALE, draw_lines, match_tones
 from acfun.face.regions import draw_regions
 from acfun.images import compute_luma
 from acfun.portrait import place_mean_face
@@ -51,3 +51,11 @@ def test_what_is_of_one_tone_stays_so() -> None:
     assert len(matched[:, :6].unique()) == 1
     assert len(matched[:, 6:].unique()) == 1
     assert float(matched[0, 0]) > float(matched[0, 7])
+
+
+def test_lines_have_a_limit() -> None:
+    photo, regions, landmarks = make_face()
+    paper = torch.full((1, 3, SIZE, SIZE), 0.8)
+    most, more = (draw_lines(paper, photo, regions, landmarks, scale) for scale in (MAX_SCALE, 20.0))
+    assert torch.equal(most, more)
+    assert bool(draw_lines(paper, photo, regions, torch.zeros_like(landmarks)).isfinite().all())

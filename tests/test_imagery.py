@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from acfun.face.regions import REGIONS, draw_regions
-from acfun.imagery import TERMS, WHOLE, Imagery
-from acfun.images import compute_luma
+from acfun.imagery import MAX_HEAD_SCALE, TERMS, WHOLE, Imagery
+from acfun.images import compute_luma, resize
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from tests.fitting import build_identity_encoder
 from tests.tiny import make_tiny_base
@@ -151,3 +151,28 @@ def test_a_painting_with_a_small_head_is_one_region(scale: float, has_regions: b
     imagery = Imagery(style, SIZE, make_tiny_base().vae, build_identity_encoder().requires_grad_(False))
     assert set(imagery.patches[0]) == (set(REGIONS) if has_regions else {WHOLE})
     assert imagery.brushwork.has_face == has_regions
+
+
+def test_pupils_in_one_place_are_a_small_head() -> None:
+    head = make_portrait(1)
+    assert head.landmarks is not None
+    assert StyleImage(head, Portrait(head.image, torch.zeros_like(head.landmarks)), 0.3).head_scale > MAX_HEAD_SCALE
+
+
+@pytest.mark.parametrize("enlargement", [1, 2])
+def test_a_finished_drawing_has_lines_and_tones_of_drawings(enlargement: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagery, photo = make_imagery(paper="light"), make_portrait(2)
+    target = imagery.describe(photo)
+    arguments = (imagery.sketch(photo, target), photo.image, target, 1.0, enlargement)
+    finished = imagery.finish(*arguments)
+    assert finished.shape == (1, 3, enlargement * SIZE, enlargement * SIZE)
+    assert float(finished.abs().max()) <= 1
+    monkeypatch.setattr(imagery, "is_drawing", False)
+    monkeypatch.setattr(imagery, "recolour", lambda images, _: imagery._map_tones(images).clamp(-1, 1))
+    plain = imagery.finish(*arguments)
+    wanted = compute_luma(imagery.style.painting.image).flatten().sort().values
+    apart = [
+        float((compute_luma(resize(image, SIZE)).flatten().sort().values - wanted).abs().mean())
+        for image in (finished, plain)
+    ]
+    assert apart[0] < 0.8 * apart[1]

@@ -33,7 +33,7 @@ FACELESS = (
     *("immunohistochemistry", "moon", "page", "retina", "rocket", "text"),
 )
 # Renderers that draw a face of their own where the landmarks are.
-_FACE_DRAWING = ("big_eyed", "caricature", "cartoon", "cubist", "elongated")
+FACE_DRAWING = ("big_eyed", "caricature", "cartoon", "cubist", "elongated", "halftone")
 PAINTED_SHARE = 0.5  # of the pictures without a face
 SMALLEST_WIDTH, LARGEST_WIDTH = 24.0, 1.3  # of a face's unit frame: pixels, fraction of the scene
 COARSE_NOISE, FINE_NOISE = PoseNoise(0.13, 0.11, 0.045), PoseNoise(0.035, 0.03, 0.012)
@@ -118,8 +118,7 @@ def build_backgrounds(count: int, size: int, shards: FaceShards, mean_shape: Ten
     """Pictures without a face, (count,3,size,size) uint8: crops, surfaces, rounds, shuffled tiles; half are painted."""
     generator = np.random.default_rng(seed)
     photographs = [_as_colour(getattr(skimage_data, name)()) for name in FACELESS]
-    renderers = [renderer for name, renderer in TRAINING_RENDERERS.items() if name not in _FACE_DRAWING]
-    landmarks = (mean_shape * size - 0.5).numpy()
+    renderers = [renderer for name, renderer in TRAINING_RENDERERS.items() if name not in FACE_DRAWING]
     makers = (
         lambda: _crop(photographs[generator.integers(len(photographs))], size, generator),
         lambda: (sample_background(size, generator) * 255).astype(np.uint8),
@@ -130,7 +129,7 @@ def build_backgrounds(count: int, size: int, shards: FaceShards, mean_shape: Ten
     for _ in range(count):
         picture = makers[generator.choice(len(makers), p=(0.4, 0.15, 0.15, 0.3))]()
         if generator.random() < PAINTED_SHARE:
-            picture = _paint(picture, landmarks, renderers[generator.integers(len(renderers))], generator)
+            picture = _paint(picture, mean_shape, renderers[generator.integers(len(renderers))], generator)
         pictures.append(picture)
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
@@ -166,7 +165,8 @@ def sample_faces(
 ) -> FaceBatch:
     """Draw crops: a third framed as the detector would, half as in the second pass, the rest no faces.
 
-    Of those without a face half are of the backgrounds, half of the `mined` ones, where there are any.
+    Of those without a face a third are framed too badly, a third are of the backgrounds, and a third, where there are
+    any, of the `mined` ones (N,3,size,size) in [-1,1]. A `count` below 16 has none.
     """
     num_wild, num_empty, num_mined = count // 16, count // 16, count // 16 if len(mined) else 0
     num_faces = count - num_empty - num_mined
@@ -333,8 +333,11 @@ def _draw_rounds(size: int, generator: np.random.Generator) -> Any:
     return (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
-def _paint(picture: Any, landmarks: Any, renderer: Renderer, generator: np.random.Generator) -> Any:
-    """A picture (H,W,3) uint8 without a face, rendered as if a face stood in its middle."""
+def _paint(picture: Any, mean_shape: Tensor, renderer: Renderer, generator: np.random.Generator) -> Any:
+    """A picture (S,S,3) uint8 without a face, rendered as if one stood somewhere in it: heads without faces too."""
+    size, width = picture.shape[0], generator.uniform(0.4, 1.2)
+    corner = generator.uniform(-width, 1, 2)
+    landmarks = ((mean_shape.numpy() * width + corner) * size - 0.5).astype(np.float32)
     painted = renderer.render(picture.astype(np.float32) / 255, landmarks, generator).image
     return (np.clip(painted, 0, 1) * 255).astype(np.uint8)
 

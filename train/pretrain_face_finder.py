@@ -135,6 +135,25 @@ def compute_scene_losses(maps: PoseMaps, scenes: SceneBatch) -> dict[str, Tensor
     }
 
 
+class Ring:
+    """The newest rows (N,…) of all that were put in, at most `limit`."""
+
+    def __init__(self, values: Tensor, limit: int) -> None:
+        self.values, self.limit = values, limit
+
+    def extend(self, rows: Tensor) -> None:
+        """Put rows in."""
+        self.values = torch.cat([self.values, rows])[-self.limit :]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The rows, in half precision."""
+        return {"values": self.values.half()}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Take them back."""
+        self.values = state_dict["values"].float()
+
+
 class FaceFinderRun:
     """One training run: data, models, optimiser, and one step."""
 
@@ -144,8 +163,7 @@ class FaceFinderRun:
         self.backgrounds = build_backgrounds(
             config.num_backgrounds, config.scene_size, shards[0], self.mean_shape, config.seed
         )
-        self.mined = torch.zeros(0, 3, config.crop_size, config.crop_size)
-        self.num_steps = 0
+        self.mined = Ring(torch.zeros(0, 3, config.crop_size, config.crop_size), MAX_MINED)
         self.finder = FaceFinder(  # type: ignore[call-overload]
             detector_channels=config.detector_channels,
             detector_dilations=config.detector_dilations,
@@ -163,20 +181,25 @@ class FaceFinderRun:
         """Draw one batch of crops and one of scenes, each from one folder of shards."""
         config, device = self.config, self.accelerator.device
         first, second = (self.shards[int(torch.randint(len(self.shards), (), generator=generator))] for _ in range(2))
-        if self.num_steps % MINING_INTERVAL == 0:
-            found = mine_crops(self.finder, self.backgrounds, MINING_COUNT, config.crop_size, generator)
-            self.mined = torch.cat([self.mined, found])[-MAX_MINED:]
-        self.num_steps += 1
         faces = sample_faces(
-            first, self.backgrounds, self.mined, self.mean_shape, config.face_batch_size, config.crop_size, generator
+            first,
+            self.backgrounds,
+            self.mined.values,
+            self.mean_shape,
+            config.face_batch_size,
+            config.crop_size,
+            generator,
         )
         scenes = sample_scenes(
             second, self.backgrounds, self.mean_shape, config.scene_batch_size, config.scene_size, generator
         )
         return faces.to(device), scenes.to(device)
 
-    def step(self, progress: float, generator: torch.Generator) -> dict[str, float]:
-        """Train on one batch; returns the losses."""
+    def step(self, index: int, progress: float, generator: torch.Generator) -> dict[str, float]:
+        """Train on one batch, the `index`-th; returns the losses."""
+        if index % MINING_INTERVAL == 0:
+            size = self.config.crop_size
+            self.mined.extend(mine_crops(self.finder, self.backgrounds, MINING_COUNT, size, generator))
         scale = pretraining.compute_cosine_scale(progress)
         pretraining.set_learning_rate(self.optimizer, self.config.learning_rate * scale)
         faces, scenes = self.sample(generator)
@@ -192,7 +215,7 @@ class FaceFinderRun:
 
     def parts(self) -> dict[str, pretraining.HasState]:
         """What a checkpoint holds."""
-        return {"finder": self.finder, "ema": self.ema, "optimizer": self.optimizer}
+        return {"finder": self.finder, "ema": self.ema, "optimizer": self.optimizer, "mined": self.mined}
 
 
 @torch.no_grad()
@@ -231,7 +254,7 @@ def train(args: argparse.Namespace, config: FaceFinderConfig) -> None:
         run.ema = Ema(run.finder, config.ema_decay)
 
     def step(progress: float) -> tuple[dict[str, float], int]:
-        return run.step(progress, generator), config.face_batch_size
+        return run.step(state.step, progress, generator), config.face_batch_size
 
     def save() -> dict[str, float]:
         pretraining.save_checkpoint(args.output, state, generator, **run.parts())

@@ -178,7 +178,7 @@ def regress_landmarks(finder: FaceFinder, images: Tensor, poses: Tensor, *, num_
 
     Args:
         finder: in evaluation mode.
-        images: (B,3,H,W) in [-1,1].
+        images: (B,3,H,W) in [-1,1], or one (1,3,H,W) with all of the faces.
         poses: (B,2,3), unit frame → pixels of the images.
         num_passes: at least one.
     """
@@ -197,7 +197,7 @@ def _look_at_sizes(finder: FaceFinder, image: Tensor, min_score: float) -> list[
     for size in _choose_sizes(image):
         poses, heat = detect_poses(finder, image, size)
         if len(poses):
-            found = regress_landmarks(finder, image.expand(len(poses), -1, -1, -1), poses)
+            found = regress_landmarks(finder, image, poses)
             candidates += _describe(found, heat, min_score)
         if candidates and size >= DETECTION_SIZES[1]:
             break
@@ -211,7 +211,7 @@ def _look_with_points(finder: FaceFinder, image: Tensor, min_score: float) -> li
     if not len(points):
         return []
     source = finder.regressor.mean_shape[list(FIVE_POINT_INDICES)].expand(len(points), -1, -1)
-    found = regress_landmarks(finder, image.expand(len(points), -1, -1, -1), similarity_transform(source, points))
+    found = regress_landmarks(finder, image, similarity_transform(source, points))
     return _describe(replace(found, presence=scores), scores, min_score)
 
 

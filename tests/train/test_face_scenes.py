@@ -1,8 +1,8 @@
 """Training of the face finder: pictures without a face, what the detector takes for one, and a toy run."""
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ import torch
 
 from acfun.face.finder import FaceFinder
 from acfun.portrait import place_mean_face
+from acfun.synthetic.renderers import TRAINING_RENDERERS
 from train import pretrain_face_finder
-from train.face_scenes import build_backgrounds, mine_crops, open_face_shards, sample_faces
+from train.face_scenes import FACE_DRAWING, build_backgrounds, mine_crops, open_face_shards, sample_faces
 
 SIZE, COUNT, CROP = 64, 6, 48
 TOY = pretrain_face_finder.FaceFinderConfig(
@@ -96,19 +97,42 @@ def test_batches_hold_as_many_crops_as_asked_for(shards: Path, backgrounds: torc
     assert int((~batch.is_face).sum()) == (6 if num_mined else 4)
 
 
-def test_a_run_goes_on_where_it_stopped(shards: Path, tmp_path: Path) -> None:
-    for max_steps in (2, 3):
-        arguments = argparse.Namespace(
-            data=[shards],
-            held_out=[shards],
-            output=tmp_path / "run",
-            minutes=5.0,
-            max_steps=max_steps,
-            device="cpu",
-            resume=True,
-            init=None,
-        )
-        pretrain_face_finder.train(arguments, TOY)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 3
+def run(shards: Path, output: Path, max_steps: int, *, resume: bool) -> dict[str, Any]:
+    """A toy run up to a step; its checkpoint."""
+    arguments = argparse.Namespace(
+        data=[shards],
+        held_out=[shards],
+        output=output,
+        minutes=5.0,
+        max_steps=max_steps,
+        device="cpu",
+        resume=resume,
+        init=None,
+    )
+    pretrain_face_finder.train(arguments, TOY)
+    checkpoint: dict[str, Any] = torch.load(output / "checkpoint.pt", weights_only=True)
+    return checkpoint
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_run_goes_on_with_what_it_has_mined(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain_face_finder, "MINING_INTERVAL", 2)
+    monkeypatch.setattr("train.face_scenes.detect_poses", lambda *_: (torch.eye(2, 3)[None] * SIZE, torch.ones(1)))
+    first = run(shards, tmp_path / "run", 2, resume=True)
+    assert len(first["mined"]["values"]) == pretrain_face_finder.MINING_COUNT
+    second = run(shards, tmp_path / "run", 3, resume=True)
+    assert second["train_state"]["step"] == second["ema"]["num_updates"] == 3
+    assert len(second["mined"]["values"]) == 2 * pretrain_face_finder.MINING_COUNT
+    assert torch.equal(second["mined"]["values"][: len(first["mined"]["values"])], first["mined"]["values"])
     assert FaceFinder.from_pretrained(tmp_path / "run" / "face_finder").regressor.crop_size == CROP
+
+
+def test_newest_rows_are_kept() -> None:
+    ring = pretrain_face_finder.Ring(torch.zeros(0, 1), 3)
+    for value in range(5):
+        ring.extend(torch.full((1, 1), float(value)))
+    assert ring.values[:, 0].tolist() == [2, 3, 4]
+
+
+def test_renderers_that_draw_faces_are_known() -> None:
+    assert set(FACE_DRAWING) < set(TRAINING_RENDERERS)
