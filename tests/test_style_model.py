@@ -152,6 +152,15 @@ def test_conditions_and_input_ids_give_the_same_prediction(base: Base) -> None:
             model(make_latents(1), timesteps[:1], **arguments)
 
 
+@pytest.mark.parametrize("family", ["mini", "sdxl"])
+def test_one_prompt_serves_all_rows(family: str) -> None:
+    model = build(make_tiny_base(family=family))
+    randomise(model)
+    input_ids, timesteps = model.tokenize("a woman in <style> style"), torch.tensor([5, 900])
+    expected = model(make_latents(2), timesteps, input_ids=input_ids.expand(2, -1, -1))
+    torch.testing.assert_close(model(make_latents(2), timesteps, input_ids=input_ids), expected)
+
+
 def test_a_bfloat16_base_predicts_in_the_dtype_of_the_latents() -> None:
     base = make_tiny_base(dtype=torch.bfloat16)
     model = build(base)
