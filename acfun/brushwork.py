@@ -16,11 +16,7 @@ from torch.nn import functional as F
 from acfun.face.regions import REGIONS
 from acfun.images import blur, resize
 from acfun.patch_guide import Found, Guide
-from acfun.patches import (
-    AROUND_HEAD,
-    PATCH_SIZE,
-    Patches,
-)
+from acfun.patches import AROUND_HEAD, PATCH_SIZE, Patches
 from acfun.portrait import Portrait, StyleImage
 from acfun.relief import add_strokes, measure_fine_energy, measure_relief, restore_relief
 
@@ -173,8 +169,8 @@ class Brushwork:
         return self._reliefs[factor]
 
     def _work(
-        self, plan: Plan, guide: "Guide", patches: Patches, canvas: Tensor, found: Found | None
-    ) -> tuple[Tensor, "Found"]:
+        self, plan: Plan, guide: Guide, patches: Patches, canvas: Tensor, found: Found | None
+    ) -> tuple[Tensor, Found]:
         """The rounds at one scale, which go on from what was found at the coarser one."""
         for index in range(plan.num_rounds):
             queries = guide.describe(canvas, patches)

@@ -182,7 +182,7 @@ def sample_faces(
     images, landmarks = shards.sample(num_faces, generator)
     crops, points = cut_faces(images, landmarks, mean_shape, size, framings, generator)
     empty = F.interpolate(_sample_backgrounds(backgrounds, num_empty, generator), (size, size), mode="area")
-    hard = mined[torch.randint(max(1, len(mined)), (num_mined,), generator=generator)]
+    hard = mined[torch.randint(max(1, len(mined)), (num_mined,), generator=generator)].float()
     order = torch.randperm(count, generator=generator)
     points = torch.cat([points, mean_shape.expand(num_empty + num_mined, -1, -1)])
     is_face = torch.arange(count) < num_coarse + num_fine

@@ -136,22 +136,22 @@ def compute_scene_losses(maps: PoseMaps, scenes: SceneBatch) -> dict[str, Tensor
 
 
 class Ring:
-    """The newest rows (N,…) of all that were put in, at most `limit`."""
+    """The newest rows (N,…) of all that were put in, at most `limit`, in half precision."""
 
     def __init__(self, values: Tensor, limit: int) -> None:
-        self.values, self.limit = values, limit
+        self.values, self.limit = values.half(), limit
 
     def extend(self, rows: Tensor) -> None:
         """Put rows in."""
-        self.values = torch.cat([self.values, rows])[-self.limit :]
+        self.values = torch.cat([self.values, rows.half()])[-self.limit :]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The rows, in half precision."""
-        return {"values": self.values.half()}
+        """The rows."""
+        return {"values": self.values}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
         """Take them back."""
-        self.values = state_dict["values"].float()
+        self.values = state_dict["values"]
 
 
 class FaceFinderRun:
