@@ -10,13 +10,14 @@ With `--paintings`, a folder with pictures named as in `FACELESS_PARTS`, it prin
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from acfun.errors import DataError
-from acfun.face.finder import MIN_SCORE, FaceFinder, find_faces, load_face_finder
+from acfun.face.finder import MIN_SCORE, Face, FaceFinder, find_faces, load_face_finder
 from acfun.images import load_image, pil_to_tensor
 from acfun.synthetic.data import PUPILS
 from train import pretraining
@@ -88,16 +89,21 @@ def score_paintings(finder: FaceFinder, folder: Path) -> dict[str, tuple[list[fl
         if name in FACES:
             x, y = FACES[name][0] * picture.width, FACES[name][1] * picture.height
             faces = find_faces(pil_to_tensor(picture), finder, min_score=SMALLEST_SCORE)
-            is_own = [box[0] < x < box[2] and box[1] < y < box[3] for box in (face.box for face in faces)]
-            own = [max((face.score for face, own in zip(faces, is_own, strict=True) if own), default=0.0)]
-            others = [max((face.score for face, own in zip(faces, is_own, strict=True) if not own), default=0.0)]
+            there = [face for face in faces if face.box[0] < x < face.box[2] and face.box[1] < y < face.box[3]]
+            own.append(_find_surest(there))
+            others.append(_find_surest([face for face in faces if all(face is not other for other in there)]))
         for box in parts:
             sides = (picture.width, picture.height, picture.width, picture.height)
             left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
             part = pil_to_tensor(picture.crop((left, top, right, bottom)))
-            others.append(max((face.score for face in find_faces(part, finder, min_score=SMALLEST_SCORE)), default=0.0))
+            others.append(_find_surest(find_faces(part, finder, min_score=SMALLEST_SCORE)))
         scores[name] = own, others
     return scores
+
+
+def _find_surest(faces: Sequence[Face]) -> float:
+    """The highest score, 0 of none."""
+    return max((face.score for face in faces), default=0.0)
 
 
 def main() -> None:

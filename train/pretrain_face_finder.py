@@ -30,14 +30,13 @@ from train.face_scenes import (
     FaceBatch,
     FaceShards,
     SceneBatch,
-    build_backgrounds,
     compute_mean_shape,
-    mine_crops,
     open_face_shards,
     sample_faces,
     sample_scenes,
     to_tensor,
 )
+from train.faceless import build_backgrounds, mine_crops
 
 # Ears, hairline, neck and the outline of the hair lie where an annotator chose them: they count less.
 LOOSE_INDICES = (*range(115, 125), *range(134, 158), 183, 184)
@@ -161,7 +160,7 @@ class FaceFinderRun:
         self.config, self.shards, self.accelerator = config, shards, accelerator
         self.mean_shape = compute_mean_shape(shards)
         self.backgrounds = build_backgrounds(
-            config.num_backgrounds, config.scene_size, shards[0], self.mean_shape, config.seed
+            config.num_backgrounds, config.scene_size, shards[0].images, self.mean_shape, config.seed
         )
         self.mined = Ring(torch.zeros(0, 3, config.crop_size, config.crop_size), MAX_MINED)
         self.finder = FaceFinder(  # type: ignore[call-overload]

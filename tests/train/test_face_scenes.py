@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from acfun.face.finder import FaceFinder
+from acfun.errors import DataError
+from acfun.face.finder import Face, FaceFinder
 from acfun.portrait import place_mean_face
 from acfun.synthetic.renderers import TRAINING_RENDERERS
 from train import pretrain_face_finder
-from train.face_scenes import FACE_DRAWING, build_backgrounds, mine_crops, open_face_shards, sample_faces
+from train.evaluate_face_finder import FACELESS_PARTS, FACES, score_paintings
+from train.face_scenes import open_face_shards, sample_faces
+from train.faceless import FACE_DRAWING, build_backgrounds, mine_crops
 
 SIZE, COUNT, CROP = 64, 6, 48
 TOY = pretrain_face_finder.FaceFinderConfig(
@@ -44,7 +48,7 @@ def shards(tmp_path: Path) -> Path:
 def backgrounds(shards: Path) -> torch.Tensor:
     """Twelve pictures without a face."""
     mean_shape = (place_mean_face(SIZE) + 0.5) / SIZE
-    return build_backgrounds(12, SIZE, open_face_shards(shards, SIZE), mean_shape, seed=1)
+    return build_backgrounds(12, SIZE, open_face_shards(shards, SIZE).images, mean_shape, seed=1)
 
 
 def build_finder(heat: float) -> FaceFinder:
@@ -69,7 +73,8 @@ def test_pictures_without_a_face_are_of_many_kinds_and_the_same_each_time(
     assert backgrounds.shape == (12, 3, SIZE, SIZE)
     assert backgrounds.dtype == torch.uint8
     assert len({picture.numpy().tobytes() for picture in backgrounds}) == 12
-    again = build_backgrounds(12, SIZE, open_face_shards(shards, SIZE), (place_mean_face(SIZE) + 0.5) / SIZE, seed=1)
+    mean_shape = (place_mean_face(SIZE) + 0.5) / SIZE
+    again = build_backgrounds(12, SIZE, open_face_shards(shards, SIZE).images, mean_shape, seed=1)
     assert torch.equal(again, backgrounds)
 
 
@@ -117,7 +122,7 @@ def run(shards: Path, output: Path, max_steps: int, *, resume: bool) -> dict[str
 @pytest.mark.usefixtures("default_signals")
 def test_a_run_goes_on_with_what_it_has_mined(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain_face_finder, "MINING_INTERVAL", 2)
-    monkeypatch.setattr("train.face_scenes.detect_poses", lambda *_: (torch.eye(2, 3)[None] * SIZE, torch.ones(1)))
+    monkeypatch.setattr("train.faceless.detect_poses", lambda *_: (torch.eye(2, 3)[None] * SIZE, torch.ones(1)))
     first = run(shards, tmp_path / "run", 2, resume=True)
     assert len(first["mined"]["values"]) == pretrain_face_finder.MINING_COUNT
     second = run(shards, tmp_path / "run", 3, resume=True)
@@ -136,3 +141,23 @@ def test_newest_rows_are_kept() -> None:
 
 def test_renderers_that_draw_faces_are_known() -> None:
     assert set(FACE_DRAWING) < set(TRAINING_RENDERERS)
+
+
+def test_a_painting_is_scored_by_its_own_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each whole painting there are two: one where `FACES` says, and a surer one in a corner."""
+    for name in FACELESS_PARTS:
+        Image.new("RGB", (100, 200)).save(tmp_path / f"{name}.png")
+
+    def find(picture: torch.Tensor, *_: object, **__: object) -> list[Face]:
+        if picture.shape[-2:] != (200, 100):
+            return []
+        points = torch.zeros(189, 2)
+        return [Face((0.0, 0.0, 5.0, 5.0), points, 0.9), Face((20.0, 30.0, 90.0, 130.0), points, 0.6)]
+
+    monkeypatch.setattr("train.evaluate_face_finder.find_faces", find)
+    scores = score_paintings(build_finder(0.5), tmp_path)
+    assert all(scores[name][0] == [0.6] and scores[name][1][0] == 0.9 for name in FACES)
+    assert scores["starry_night"][0] == []
+    (tmp_path / "mona_lisa.png").unlink()
+    with pytest.raises(DataError, match="mona_lisa"):
+        score_paintings(build_finder(0.5), tmp_path)
