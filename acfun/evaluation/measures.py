@@ -60,9 +60,12 @@ COLUMNS = {
     "ghosting": Column("leakage", "lower", "double exposure with the style image"),
     "to_truth": Column("truth", "lower", "features of the VAE, against the truth"),
     "ssim_truth": Column("truth", "higher", "structural similarity to the truth"),
+    "identity_truth": Column("truth", "higher", "embedded identity encoder, to the truth in place of the photograph"),
+    "identity_truth_2": Column("truth", "higher", "the same by the second encoder"),
+    "clip_truth": Column("truth", "higher", "clip_face, to the truth in place of the photograph"),
 }
-"""Name → column. Those of the truth need one, `identity_2` and `leakage_2` a second encoder, `style_similarity` a style
-encoder, `clip_face` two people, leakages but ghosting a painted face."""
+"""Name → column. Those of the truth need one, `…_2` a second encoder, `style_similarity` a style encoder, `clip_face` and
+`clip_truth` two people, leakages but ghosting a painted face."""
 
 
 def measure(
@@ -102,10 +105,7 @@ def measure(
     if finder is not None:
         columns |= _measure_shape(finder, scene, results)
     if scene.truths is not None:
-        truth = features.extract_stages(base.vae, scene.truths[0])
-        shades = features.extract_luminance(results)
-        columns["to_truth"] = metrics.compute_perceptual_distance(features.extract_stages(base.vae, results), truth)
-        columns["ssim_truth"] = metrics.compute_ssim(shades, features.extract_luminance(scene.truths[0]))
+        columns |= _measure_truth(base, scene.truths[0], results)
     names = [name for name in COLUMNS if name in columns]
     return [{name: float(columns[name][i]) for name in names} for i in range(len(results))]
 
@@ -135,6 +135,15 @@ def _repeat(stages: list[Tensor], count: int) -> list[Tensor]:
     return [stage.expand(count, -1, -1, -1) for stage in stages]
 
 
+def _measure_truth(base: Base, truths: Tensor, results: Tensor) -> dict[str, Tensor]:
+    stages = (features.extract_stages(base.vae, images) for images in (results, truths))
+    shades = (features.extract_luminance(images) for images in (results, truths))
+    return {
+        "to_truth": metrics.compute_perceptual_distance(*stages),
+        "ssim_truth": metrics.compute_ssim(*shades),
+    }
+
+
 def _measure_person(base: Base, encoder: nn.Module, scene: Scene, results: Tensor) -> dict[str, Tensor]:
     shades, face_shades = features.extract_luminance(results), features.extract_luminance(scene.faces)
     style_shades = features.extract_luminance(scene.style.head.image).expand(len(results), -1, -1)
@@ -146,23 +155,30 @@ def _measure_person(base: Base, encoder: nn.Module, scene: Scene, results: Tenso
         "ghosting": metrics.compute_ghosting(shades, face_shades, style_shades),
     }
     if len(results) > 1:
-        pairs = ((results, _expect(scene)), (scene.faces, scene.landmarks))
-        tokens = [features.extract_face_tokens(base, *pair) for pair in pairs]
-        columns["clip_face"] = metrics.compute_face_similarity(*tokens)
+        tokens = features.extract_face_tokens(base, results, _expect(scene))
+        references = {"clip_face": (scene.faces, scene.landmarks)}
+        references |= {} if scene.truths is None else {"clip_truth": scene.truths}
+        columns |= {
+            name: metrics.compute_face_similarity(tokens, features.extract_face_tokens(base, *pair))
+            for name, pair in references.items()
+        }
     bleeding = _measure_bleeding(scene, results)
     return columns if bleeding is None else columns | {"bleeding": bleeding}
 
 
 def _compare_identities(encoder: nn.Module, scene: Scene, results: Tensor) -> dict[str, Tensor]:
-    """identity; with a painted face leakage and is_kept too."""
+    """identity; with a truth identity_truth, with a painted face leakage and is_kept too."""
     head = scene.style.head
     embeds = features.extract_identity(encoder, results, _expect(scene))
     identity = metrics.compute_cosine(embeds, features.extract_identity(encoder, scene.faces, scene.landmarks))
-    if head.landmarks is None:
-        return {"identity": identity}
-    sitter = features.extract_identity(encoder, head.image, head.landmarks)
-    leakage = metrics.compute_cosine(embeds, sitter.expand(len(results), -1))
-    return {"identity": identity, "leakage": leakage, "is_kept": metrics.is_kept(identity, leakage)}
+    columns = {"identity": identity}
+    if scene.truths is not None:
+        columns["identity_truth"] = metrics.compute_cosine(embeds, features.extract_identity(encoder, *scene.truths))
+    if head.landmarks is not None:
+        sitter = features.extract_identity(encoder, head.image, head.landmarks)
+        leakage = metrics.compute_cosine(embeds, sitter.expand(len(results), -1))
+        columns |= {"leakage": leakage, "is_kept": metrics.is_kept(identity, leakage)}
+    return columns
 
 
 def _measure_shape(finder: FaceFinder, scene: Scene, results: Tensor) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from acfun.paths import atomic_write
 
 ROWS_FILE, OPTIONS_FILE = "results.jsonl", "options.json"
 # Rows are only comparable with those that were measured alike.
-METRICS_VERSION = 3
+METRICS_VERSION = 4
 
 Row = dict[str, Any]
 

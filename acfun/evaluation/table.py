@@ -12,7 +12,8 @@ from acfun.evaluation.contract import Method
 from acfun.evaluation.measures import COLUMNS, Topic
 from acfun.evaluation.runner import Row
 
-REFERENCE, COMPARED = "acfun", ("to_truth", "ssim_truth", "style_distance", "identity", "clip_face")
+REFERENCE = "acfun"
+COMPARED = ("to_truth", "ssim_truth", "identity_truth", "style_distance", "stroke_distance", "identity", "clip_face")
 Picture = tuple[str, str]
 """(scene, person)"""
 

@@ -132,12 +132,16 @@ def test_what_is_known_is_measured(base: Base) -> None:
     names = ("identity", "identity_2", "clip_face", "ssim_face", "structure", "is_kept")
     assert [face[name] for name in names] == pytest.approx([1, 1, 1, 1, 0, face["is_kept"]], abs=1e-5)
     assert face["leakage_2"] == face["leakage"]
-    assert [truth[name] for name in ("to_truth", "ssim_truth", "landmark_error")] == pytest.approx([0, 1, 0], abs=1e-5)
+    of_truth = {"to_truth", "ssim_truth", "identity_truth", "identity_truth_2", "clip_truth"}
+    assert {name: truth[name] for name in of_truth} == pytest.approx(
+        dict.fromkeys(of_truth, 1) | {"to_truth": 0}, abs=1e-5
+    )
+    assert truth["landmark_error"] == pytest.approx(0, abs=1e-5)
+    assert all(face[name] < 1 - 1e-4 for name in of_truth - {"to_truth"})
     unknown = measure(base, encoder, make_scene(has_truth=False), scene.faces)[0]
     shape = {"landmark_error", "shape_distance", "pose_leakage"}
     assert set(COLUMNS) - set(unknown) == {
-        "to_truth",
-        "ssim_truth",
+        *of_truth,
         "identity_2",
         "leakage_2",
         "is_kept_2",
