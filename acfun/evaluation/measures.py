@@ -64,8 +64,8 @@ COLUMNS = {
     "identity_truth_2": Column("truth", "higher", "the same by the second encoder"),
     "clip_truth": Column("truth", "higher", "clip_face, to the truth in place of the photograph"),
 }
-"""Name → column. Those of the truth need one, `…_2` a second encoder, `style_similarity` a style encoder, `clip_face` and
-`clip_truth` two people, leakages but ghosting a painted face."""
+"""Name → column. Those of the truth need one, `…_2` a second encoder, `style_similarity` a style encoder, `clip_face`
+and `clip_truth` two people, leakages but ghosting a painted face."""
 
 
 def measure(
