@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument(
         "--portrait-landmarks", type=Path, help=".npz of found landmarks; the portraits in the wild join"
     )
+    parser.add_argument(
+        "--aligned", action="store_true", help="upright colour portraits, women as often as men, no morphs between them"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -36,6 +39,7 @@ def main() -> None:
         seed=args.seed,
         portrait_landmarks=args.portrait_landmarks,
         held_out_renderers=args.held_out_renderers,
+        is_aligned=args.aligned,
     )
     write_shards(args.output, build, count=args.count, size=args.size, workers=args.workers)
 

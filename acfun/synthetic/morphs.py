@@ -4,6 +4,7 @@ Shape and texture are mixed with weights of their own. Hair, neck and background
 averages of two hairstyles look like double exposures.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +58,7 @@ class Morph:
         landmarks: (189, 2) pixels.
         parents: keys of the photographs, the one that gave hair and background first.
         parent_weights: texture weights in the same order, sum 1.
-        is_grey: whether it was turned into a black and white photograph.
+        is_grey: whether it is a black and white photograph, as taken or turned into one.
         expression_added: whether another expression was put on.
     """
 
@@ -77,6 +78,8 @@ class MorphFactory:
         size: width and height of the morphs, pixels.
         expressions: (189, 2) shape differences in the canonical frame (e.g. smiling − neutral of one person).
         options: how far to go.
+        groups: of each person; a morph has parents of one group, and all groups have as many morphs. One for all when
+            left out.
     """
 
     def __init__(
@@ -86,13 +89,18 @@ class MorphFactory:
         *,
         expressions: list[FloatArray] | None = None,
         options: MorphOptions | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         if not people:
             raise ValueError("people is empty: a morph needs at least one person")
+        if groups is not None and len(groups) != len(people):
+            raise ValueError(f"{len(groups)} groups for {len(people)} people: each person needs one")
         self.people = people
         self.size = size
         self.expressions = expressions or []
         self.options = options or MorphOptions()
+        self.groups = list(groups or [""] * len(people))
+        self.members = {group: [i for i, own in enumerate(self.groups) if own == group] for group in set(self.groups)}
 
     def sample(self, generator: np.random.Generator, first: int | None = None) -> Morph:
         """Draw one morph.
@@ -102,7 +110,7 @@ class MorphFactory:
             first: index of the person who gives hair and background; drawn when None.
         """
         options = self.options
-        lead = int(generator.integers(len(self.people))) if first is None else first
+        lead = self._sample_lead(generator) if first is None else first
         parents = [self.people[lead], *self._sample_partners(generator, lead)]
         shape_weights = sample_weights(generator, len(parents), lead_range=(0.3, 1.0))
         texture_weights = sample_weights(generator, len(parents), lead_range=(0.45, 1.0))
@@ -122,13 +130,19 @@ class MorphFactory:
             landmarks=landmarks,
             parents=tuple(parent.key for parent in parents),
             parent_weights=tuple(float(weight) for weight in texture_weights),
-            is_grey=is_grey,
+            is_grey=is_grey or parents[0].is_grey,
             expression_added=expression_added,
         )
 
+    def _sample_lead(self, generator: np.random.Generator) -> int:
+        names = sorted(self.members)
+        members = self.members[names[generator.integers(len(names))] if len(names) > 1 else names[0]]
+        return members[generator.integers(len(members))]
+
     def _sample_partners(self, generator: np.random.Generator, lead: int) -> list[Person]:
-        count = int(generator.integers(self.options.max_parents)) if len(self.people) > 1 else 0
-        others = generator.choice(len(self.people), size=min(count, len(self.people)), replace=False)
+        members = self.members[self.groups[lead]]
+        count = int(generator.integers(self.options.max_parents)) if len(members) > 1 else 0
+        others = generator.choice(members, size=min(count, len(members)), replace=False)
         return [self.people[index] for index in others if self.people[index].identity != self.people[lead].identity]
 
     def _pose(self, shape: FloatArray, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:

@@ -19,6 +19,7 @@ HEAD_OUTLINE = tuple(range(125, 134)) + tuple(range(144, 133, -1))
 HAIR_OUTLINE = tuple(range(145, 158))
 _MAX_BACKGROUND_SPREAD = 14.0
 _BACKGROUND_TOLERANCE = 13.0
+_FAINT_CHROMA = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Person:
         landmarks: (189, 2) pixels of `image`.
         shape: (189, 2) the landmarks in the canonical portrait frame, unit width.
         has_clean_background: whether the mask can be trusted for replacing the background.
+        is_grey: whether the photograph is black and white, however toned its paper.
     """
 
     identity: str
@@ -40,6 +42,7 @@ class Person:
     landmarks: FloatArray
     shape: FloatArray
     has_clean_background: bool
+    is_grey: bool = False
 
 
 def load_person(photo: Photo, landmarks: FloatArray, size: int) -> Person:
@@ -66,6 +69,7 @@ def load_person(photo: Photo, landmarks: FloatArray, size: int) -> Person:
         landmarks=points,
         shape=to_canonical(points),
         has_clean_background=is_clean,
+        is_grey=bool(np.ptp(pixels, axis=2).mean() < _FAINT_CHROMA),
     )
 
 

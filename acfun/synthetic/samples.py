@@ -30,6 +30,16 @@ PLAIN = MorphOptions(
     grey_probability=0,
 )
 """People as they were photographed, in canonical framing."""
+ALIGNED = MorphOptions(
+    scale=(0.98, 1.06),
+    max_rotation=0.03,
+    max_shift=0.015,
+    expression_probability=0.2,
+    background_probability=0.4,
+    light=0.4,
+    grey_probability=0.04,
+)
+"""Nearly in canonical framing, in nearly the light that they were photographed in: what a generator is to learn."""
 
 
 class PortraitSampler:
@@ -84,6 +94,7 @@ def build_sampler(
     portrait_landmarks: Path | None = None,
     held_out_renderers: bool = False,
     is_plain: bool = False,
+    is_aligned: bool = False,
 ) -> PortraitSampler:
     """Build the sampler of training people, or of held-out people photographed as they are.
 
@@ -96,6 +107,8 @@ def build_sampler(
         portrait_landmarks: .npz with `keys`, `landmarks` (N,189,2) in pixels of the files; portraits join when given.
         held_out_renderers: draw from the families kept out of all training.
         is_plain: training people photographed as they are, too.
+        is_aligned: training people photographed in colour, framed and lit as in `ALIGNED`, women as often as men, and
+            no morphs between them.
     """
     identities = split_people(data_dir)[1 if is_held_out else 0]
     landmarks = load_landmarks(data_dir)
@@ -104,11 +117,17 @@ def build_sampler(
     photos = [photo for photo in [*list_faces(data_dir), *list_portraits(data_dir)] if photo.identity in identities]
     people = load_people(photos, landmarks, size)
     expressions = find_expressions(photos, landmarks)
+    attributes = load_attributes()
     is_unmorphed = is_held_out or is_plain
+    options, groups = PLAIN if is_unmorphed else None, None
+    if is_aligned and not is_unmorphed:
+        genders = {key: known.gender for key, known in attributes.items() if known.gender is not None}
+        people = [person for person in people if person.key in genders and not person.is_grey]
+        options, groups = ALIGNED, [genders[person.key] for person in people]
     return PortraitSampler(
-        MorphFactory(people, size, expressions=expressions, options=PLAIN if is_unmorphed else None),
+        MorphFactory(people, size, expressions=expressions, options=options, groups=groups),
         list((HELD_OUT_RENDERERS if held_out_renderers else TRAINING_RENDERERS).values()),
-        load_attributes(),
+        attributes,
         rendering_probability=rendering_probability,
         seed=seed,
         each_person_once=is_unmorphed,
