@@ -136,11 +136,11 @@ def _repeat(stages: list[Tensor], count: int) -> list[Tensor]:
 
 
 def _measure_truth(base: Base, truths: Tensor, results: Tensor) -> dict[str, Tensor]:
-    stages = (features.extract_stages(base.vae, images) for images in (results, truths))
-    shades = (features.extract_luminance(images) for images in (results, truths))
+    stages, stages_truth = (features.extract_stages(base.vae, images) for images in (results, truths))
+    shades, shades_truth = (features.extract_luminance(images) for images in (results, truths))
     return {
-        "to_truth": metrics.compute_perceptual_distance(*stages),
-        "ssim_truth": metrics.compute_ssim(*shades),
+        "to_truth": metrics.compute_perceptual_distance(stages, stages_truth),
+        "ssim_truth": metrics.compute_ssim(shades, shades_truth),
     }
 
 

@@ -1,5 +1,7 @@
 """Morphs of licensed people: repeatable, in frame, and never of those who are held out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,27 @@ def test_an_expression_moves_the_landmarks() -> None:
     moved = morph.landmarks - (people[0].shape * SIZE - 0.5)
     assert moved[87].max() < -0.02 * SIZE
     np.testing.assert_allclose(np.delete(moved, 87, 0), 0, atol=1e-3)
+
+
+def test_parents_are_of_one_group_and_groups_have_as_many_morphs() -> None:
+    people = [replace(make_people()[0], identity=str(index), key=str(index)) for index in range(5)]
+    factory = MorphFactory(people, 16, groups=["few", "many", "many", "many", "many"])
+    parents = [factory.sample(np.random.default_rng(seed)).parents for seed in range(60)]
+    assert {key for keys in parents if "0" in keys for key in keys} == {"0"}
+    assert 15 < sum("0" in keys for keys in parents) < 45
+    assert any(len(keys) > 1 for keys in parents)
+    with pytest.raises(ValueError, match="1 groups for 5 people"):
+        MorphFactory(people, 16, groups=["few"])
+
+
+def test_a_black_and_white_photograph_has_grey_morphs() -> None:
+    grey, coloured = make_people()
+    people = [
+        replace(grey, image=np.dstack([to_grey(grey.image[..., :3]), grey.image[..., 3]]), is_grey=True),
+        coloured,
+    ]
+    factory = MorphFactory(people, 16, options=MorphOptions(max_parents=1, grey_probability=0))
+    assert [factory.sample(np.random.default_rng(0), lead).is_grey for lead in (0, 1)] == [True, False]
 
 
 def test_no_people_is_an_error() -> None:

@@ -14,6 +14,7 @@ from acfun.synthetic.data import DATA_DIR_VARIABLE, find_data_dir, require_data_
 from acfun.synthetic.morphs import Morph, MorphFactory
 from acfun.synthetic.renderers import HELD_OUT_RENDERERS, TRAINING_RENDERERS
 from acfun.synthetic.samples import (
+    ALIGNED,
     PLAIN,
     PortraitSampler,
     build_sampler,
@@ -155,3 +156,16 @@ def test_training_never_sees_who_is_held_out() -> None:
     assert seen[True] <= held_out
     assert len(seen[False]) > len(seen[True]) > 5
     assert find_expressions([], {}) == []
+
+
+@needs_data
+def test_aligned_portraits_are_of_one_gender_and_in_colour() -> None:
+    assert DATA_DIR is not None
+    options = {"is_held_out": False, "rendering_probability": 0.0, "seed": 0}
+    sampler = build_sampler(DATA_DIR, SIZE, is_aligned=True, **options)  # type: ignore[arg-type]
+    assert sampler.morphs.options == ALIGNED
+    assert not any(person.is_grey for person in sampler.morphs.people)
+    attributes = load_attributes()
+    genders = [{attributes[key].gender for key in sampler(index).labels.parents} for index in range(24)]
+    assert all(len(found) == 1 for found in genders)
+    assert {"man", "woman"} == set().union(*genders)
