@@ -108,11 +108,8 @@ def test_parents_are_of_one_group_and_groups_have_as_many_morphs() -> None:
 
 def test_a_black_and_white_photograph_has_grey_morphs() -> None:
     grey, coloured = make_people()
-    people = [
-        replace(grey, image=np.dstack([to_grey(grey.image[..., :3]), grey.image[..., 3]]), is_grey=True),
-        coloured,
-    ]
-    factory = MorphFactory(people, 16, options=MorphOptions(max_parents=1, grey_probability=0))
+    options = MorphOptions(max_parents=1, grey_probability=0)
+    factory = MorphFactory([replace(grey, is_grey=True), coloured], 16, options=options)
     assert [factory.sample(np.random.default_rng(0), lead).is_grey for lead in (0, 1)] == [True, False]
 
 
