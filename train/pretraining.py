@@ -24,6 +24,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from acfun.devices import has_bfloat16
 from acfun.errors import DataError
 from acfun.paths import atomic_write
 from acfun.process import restart_with_malloc_settings
@@ -43,14 +44,18 @@ def prepare_process(num_threads: int = 0) -> None:
 
 
 def build_accelerator(device: str = "auto", precision: str = "bf16") -> Accelerator:
-    """Accelerator on the best device ("auto"), "cpu" or "cuda"; `precision` is "no" or "bf16"."""
+    """Accelerator on the best device ("auto"), "cpu" or "cuda".
+
+    `precision` is "no" or "bf16"; a device that only emulates bfloat16, which is slow, computes in float32.
+    """
     if device not in {"auto", "cpu", "cuda"}:
         raise ValueError(f"device {device!r} is unknown: use auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch sees no GPU; use --device cpu or install a CUDA build")
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision if has_bfloat16(chosen) else "no")
 
 
 def catch_stop_signals() -> threading.Event:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -180,6 +181,16 @@ def test_process_restarts_itself_with_the_malloc_settings(tmp_path: Path) -> Non
         [sys.executable, str(script), "--x", "1"], env=environment, capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "17179869184 ['--x', '1'] 1"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_bfloat16_is_only_used_where_it_is_not_emulated(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
+    monkeypatch.setattr(pretraining, "has_bfloat16", lambda device: is_there)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        assert pretraining.build_accelerator("cpu", "bf16").mixed_precision == ("bf16" if is_there else "no")
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
