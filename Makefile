@@ -7,7 +7,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/acfun demo
 
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -51,7 +51,7 @@ class FitConfig:
         num_token_vectors: embedding vectors of the pseudo-word.
         face_description: who is painted, in words; empty: the pseudo-word stands alone.
         learning_rate: of AdamW.
-        max_steps: optimiser steps.
+        max_steps: optimiser steps; 0 learns nothing, and the style is the style image with its strokes alone.
         batch_size: faces a step and process.
         max_grad_norm: where the gradient's norm is cut.
         style_weight: pixelwise objectives: distance to the style image.
@@ -117,9 +117,10 @@ class FitConfig:
         types = typing.get_type_hints(type(self))
         for name in ("framing", "objective", "cfun", "cfun_groups", "dtype", "memory"):
             _convert(getattr(self, name), types[name], name)
-        for name in ("max_steps", "batch_size", "num_token_vectors", "cfun_rank", "num_sampled_faces"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        counts = {"max_steps": 0, "batch_size": 1, "num_token_vectors": 1, "cfun_rank": 1, "num_sampled_faces": 1}
+        for name, least in counts.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")

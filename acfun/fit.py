@@ -21,7 +21,7 @@ from acfun.devices import DTYPES, fork_seed, select_device
 from acfun.errors import FitDivergedError
 from acfun.fit_checkpoint import FitCheckpoint, describe_fit
 from acfun.fit_data import FitData
-from acfun.fit_prepare import prepare
+from acfun.fit_prepare import prepare, prepare_style
 from acfun.fit_setup import ROOMY, build_model, resting, set_up
 from acfun.imagery import TERMS
 from acfun.images import load_image, pil_to_tensor
@@ -62,6 +62,7 @@ def fit_style(
 ) -> Style:
     """Fit one style image.
 
+    With `max_steps` 0 nothing is learned: the style is the style image, and photographs of faces are not looked at.
     Ctrl-C ends the loop after the step in hand, leaves a checkpoint in the run folder (`config.output_dir`) where there
     is one, and returns the style as it is. The base and torch's global generator (of CPU and CUDA) are afterwards what
     they were.
@@ -98,15 +99,17 @@ def fit_style(
     generator = torch.Generator().manual_seed(config.seed)
     with fork_seed(config.seed, base.device), set_up(base, measures, base.device):
         with resting(measures, base.image_encoder):
-            data = prepare(config, base, generator)
+            data = prepare(config, base, generator) if config.max_steps else None
+            style_image = prepare_style(config, base) if data is None else data.style
         style_embeds = encode_style_image(base, pil_to_tensor(load_image(config.style_path)))
         model = build_model(config, base, style_embeds, generator)
         decodes = config.preview_every > 0 or not TERMS.isdisjoint(config.loss_weights())
         try:
-            with resting(measures, base.image_encoder, None if decodes else base.vae):
-                FitLoop(config, base, data, model, accelerator, generator).run(report)
+            if data is not None:
+                with resting(measures, base.image_encoder, None if decodes else base.vae):
+                    FitLoop(config, base, data, model, accelerator, generator).run(report)
             description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch.")}
-            return Style.from_model(model, base, image=data.style, config=description).round_to_half()
+            return Style.from_model(model, base, image=style_image, config=description).round_to_half()
         finally:
             model.eject()
 

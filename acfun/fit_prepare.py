@@ -1,6 +1,7 @@
 """From paths to `FitData`: read pictures, find faces, cut portraits, encode."""
 
 import torch
+from torch import Tensor
 
 from acfun.base import Base, encode_prompt
 from acfun.base.conditions import concatenate
@@ -44,8 +45,7 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         FaceModelError: the chosen identity encoder or face detector cannot be used.
         MissingExtraError: a library that one of them needs is not installed.
     """
-    painting = pil_to_tensor(load_image(config.style_path)).to(base.device)
-    finder = place(load_finder(config.face_detector, config.device), base.device) if config.framing == "find" else None
+    painting, finder = _read_painting(config, base), _load_finder(config, base)
     style = StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
     recognition = place(load_recognition(config.identity_encoder), base.device)
     encoder = place(load_identity_encoder(), base.device)
@@ -67,6 +67,31 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
     )
 
 
+def prepare_style(config: FitConfig, base: Base) -> StyleImage:
+    """The style image and what is known of its face: all that a fit of no steps looks at.
+
+    Args:
+        config: the fit.
+        base: on whose device the image goes.
+
+    Raises:
+        ImageError: the picture cannot be read.
+        BaseNotFoundError: the installation lacks the face finder.
+        FaceModelError: the chosen face detector cannot be used.
+        MissingExtraError: a library that it needs is not installed.
+    """
+    finder = _load_finder(config, base)
+    return StyleImage.from_picture(_read_painting(config, base), max(STYLE_SIDE, base.resolution), finder)
+
+
+def _read_painting(config: FitConfig, base: Base) -> Tensor:
+    return pil_to_tensor(load_image(config.style_path)).to(base.device)
+
+
+def _load_finder(config: FitConfig, base: Base) -> FaceFinder | None:
+    return place(load_finder(config.face_detector, config.device), base.device) if config.framing == "find" else None
+
+
 @torch.no_grad()
 def _sample_portraits(
     config: FitConfig, base: Base, finder: FaceFinder | None, generator: torch.Generator
@@ -76,7 +101,7 @@ def _sample_portraits(
     embeds = encode_prompt(base, prompts)
     conditions = concatenate([embeds.negative, embeds.positive])
 
-    def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    def predict(latents: Tensor, timestep: Tensor) -> Tensor:
         return predict_guided(base.unet, latents, timestep, conditions, SAMPLED_FACE_GUIDANCE)
 
     timesteps = select_timesteps(base.scheduler, SAMPLED_FACE_STEPS, 1.0, base.device)

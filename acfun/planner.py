@@ -85,12 +85,12 @@ def _find_first(plans: Iterable[Plan], budget: int) -> Plan | None:
 
 
 def choose_plan(config: FitConfig, base: Base) -> Plan | None:
-    """The plan for a loaded base; None where there is nothing to plan, since a small base fits everywhere.
+    """The plan for a loaded base; None where there is nothing to plan: a small base fits everywhere, as do no steps.
 
     Raises:
         ConfigError: no measures make the fit small enough.
     """
-    if config.memory == "auto" and not FAMILIES[base.family].is_large:
+    if not config.max_steps or (config.memory == "auto" and not FAMILIES[base.family].is_large):
         return None
     held = sum(_sum_bytes(module) for module in (base.unet, base.vae, base.image_encoder, *base.text_encoders))
     budget = find_free_memory(base.device) + held if config.memory == "auto" else TIERS[config.memory]

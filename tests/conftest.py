@@ -1,6 +1,7 @@
 """For all tests: no network, one thread, the same random numbers each time."""
 
 import ipaddress
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -10,6 +11,13 @@ import pytest
 import torch
 
 NUM_THREADS = 1
+MAX_WORKERS = 4  # of `-n auto`; each takes about a gigabyte
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker a core, a few at most."""
+    return min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 @pytest.fixture(scope="session", autouse=True)

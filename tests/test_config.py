@@ -79,7 +79,7 @@ def test_none_is_left_out_of_toml() -> None:
         ('style_path = "a"\nmax_steps = 1.5', r"max_steps is 1\.5; int is needed"),
         ('style_path = "a"\nface_paths = "b"', r"face_paths is 'b'; tuple is needed"),
         ('style_path = "a"\nface_paths = [1]', r"face_paths is 1; str is needed"),
-        ('style_path = "a"\nmax_steps = 0', r"max_steps is 0; it must be at least 1"),
+        ('style_path = "a"\nmax_steps = -1', r"max_steps is -1; it must be at least 0"),
         ("style_path = a", r"fit\.toml: this is no TOML \(.*line 1.*\)"),
     ],
 )

@@ -21,6 +21,7 @@ from acfun.fit_checkpoint import CHECKPOINT_NAME
 from acfun.images import load_image, pil_to_tensor
 from acfun.losses import total_loss
 from acfun.objectives import OBJECTIVES
+from acfun.pipelines import build_pipeline
 from acfun.portrait import STYLE_SIDE
 from acfun.style import Style
 from tests.fitting import build_face_finder, build_identity_encoder, make_config
@@ -30,6 +31,27 @@ from tests.tiny import RESOLUTION, make_tiny_base
 @pytest.fixture
 def base() -> Base:
     return make_tiny_base()
+
+
+def test_without_steps_the_style_is_its_image_and_nothing_is_learned(base: Base, tmp_path: Path) -> None:
+    config = replace(make_config(tmp_path, cfun="lora"), max_steps=0, memory="6gb", face_paths=("nobody.png",))
+    style, reports = collect(config, base)
+    assert not reports
+    fitted = fit_style(make_config(tmp_path, cfun="lora"), base=base)
+    assert style.image is not None and fitted.image is not None
+    assert torch.equal(style.image.painting.image, fitted.image.painting.image)
+    moved = {name for name, tensor in style.tensors.items() if not torch.equal(tensor, fitted.tensors[name])}
+    assert {"token.offset", "afun.proj_out.weight"} <= moved
+    assert not any(style.tensors[name].any() for name in ("token.offset", "afun.proj_out.weight"))
+    face = torch.zeros(1, 3, RESOLUTION, RESOLUTION)
+    pipe = build_pipeline(base)
+    pipe.load_style(style)
+    pictures = [
+        pipe(face=face, style_scale=scale, num_inference_steps=2, imagery_scale=0, output_type="pt").images
+        for scale in (0.0, 1.0)
+    ]
+    pipe.unload_style()
+    torch.testing.assert_close(*pictures)
 
 
 def save(style: Style, path: Path) -> bytes:

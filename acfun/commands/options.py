@@ -213,7 +213,12 @@ FaceDetector = Annotated[
 FitConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file with fields of FitConfig.", rich_help_panel="Fitting")
 ]
-MaxSteps = Annotated[int | None, typer.Option(min=1, help="Steps of the fit.", rich_help_panel="Fitting")]
+MaxSteps = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Steps of the fit; 0 learns nothing and paints with the strokes alone.", rich_help_panel="Fitting"
+    ),
+]
 MemoryTier = Annotated[
     Memory | None,
     typer.Option(
