@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from acfun.base import Base
 from acfun.base.architectures import Architecture, build_random_base, find_architecture
 from acfun.costs import CostMeter
-from acfun.devices import select_device
+from acfun.devices import has_bfloat16, select_device
 from acfun.pipelines import build_pipeline
 from benchmarks.fit_steps import PROMPT, Step, fit_with_acfun, invert_text, tune_attention
 
@@ -159,6 +159,7 @@ def main() -> None:
     """Time and print."""
     args = parse_arguments()
     device = select_device(args.device)
+    args.dtype = args.dtype or ("bfloat16" if has_bfloat16(device) else "float32")
     architecture = TINY if args.config == "tiny" else find_architecture(CONFIGS[args.config])
     own = build_random_base(architecture, dtype=DTYPES[args.dtype], device=device, size=args.size)
     whole = build_random_base(architecture, dtype=torch.float32, device=device, size=args.size)
@@ -285,7 +286,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=OWN_ROWS, help="pictures a step of the recipes")
     parser.add_argument("--sampling-steps", type=int, default=0, help="also paint a picture in so many steps")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of acfun's frozen base")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of acfun's frozen base; bfloat16 by default where the device computes in it"
+    )
     parser.add_argument("--channels-last", action="store_true", help="memory format of acfun's UNet")
     parser.add_argument("--attention", choices=("torch", "xformers"), default="torch", help="of acfun's UNet")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
