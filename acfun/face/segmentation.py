@@ -126,5 +126,8 @@ def _convert_to_lab(image: Tensor) -> Tensor:
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:
+    """Means (B,C,h,w) of windows; as convolutions along columns and rows, far faster on a CPU than average pooling."""
+    channels, side = maps.shape[1], 2 * radius + 1
+    column = maps.new_full((channels, 1, side, 1), 1 / side)
     padded = F.pad(maps, (radius, radius, radius, radius), mode="replicate")
-    return F.avg_pool2d(padded, 2 * radius + 1, 1)
+    return F.conv2d(F.conv2d(padded, column, groups=channels), column.transpose(2, 3), groups=channels)

@@ -29,13 +29,13 @@ DREAMBOOTH_RECIPE = Recipe(num_steps=200, learning_rate=3e-3)
 BLOCK_RECIPE = Recipe(num_steps=200, learning_rate=2e-3)
 
 
-def tune_attention(base: Base, scene: Scene, seed: int, recipe: Recipe = DREAMBOOTH_RECIPE) -> Painter:
+def tune_attention(base: Base, scene: Scene, seed: int, recipe: Recipe | None = None) -> Painter:
     """DreamBooth (Ruiz et al. 2023, https://arxiv.org/abs/2208.12242) with LoRA in every attention, image to image.
 
     A prompt with a rare word stands for the picture; no pictures of its class are kept, as in the recipe for LoRA.
     """
     sites = find_children(find_attention_blocks(base.unet), PROJECTIONS)
-    tensors = learn_update(base, scene, sites, DREAMBOOTH_RANK, DREAMBOOTH_PROMPT, recipe, seed)
+    tensors = learn_update(base, scene, sites, DREAMBOOTH_RANK, DREAMBOOTH_PROMPT, recipe or DREAMBOOTH_RECIPE, seed)
     return _build_painter(base, scene, sites, DREAMBOOTH_RANK, tensors, seed)
 
 

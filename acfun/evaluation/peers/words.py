@@ -32,11 +32,11 @@ STAGED_RECIPE = Recipe(num_steps=150, learning_rate=2e-2, batch_size=2, is_mirro
 ATTENTION_RECIPE = Recipe(num_steps=200, learning_rate=3e-4, is_mirrored=True)
 
 
-def invert_text(base: Base, scene: Scene, seed: int, recipe: Recipe = WORD_RECIPE) -> Painter:
+def invert_text(base: Base, scene: Scene, seed: int, recipe: Recipe | None = None) -> Painter:
     """Textual inversion: one new word (Gal et al. 2022, https://arxiv.org/abs/2208.01618), then image to image."""
     with placed_word(base) as token:
         offset = token.embedding.vectors.offset
-        embed = learn(base, scene, token, TEMPLATES, [offset], recipe, seed)
+        embed = learn(base, scene, token, TEMPLATES, [offset], recipe or WORD_RECIPE, seed)
     return _build_painter(base, scene, embed, seed)
 
 
