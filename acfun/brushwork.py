@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.face.regions import REGIONS
+from acfun.face.regions import REGIONS, fold_regions
 from acfun.images import blur, resize
 from acfun.patch_guide import Found, Guide
-from acfun.patches import AROUND_HEAD, PATCH_SIZE, Patches
+from acfun.patches import AROUND_HEAD, FEATURES, PATCH_SIZE, Patches
 from acfun.portrait import Portrait, StyleImage
-from acfun.relief import add_strokes, measure_fine_energy, measure_relief, restore_relief
+from acfun.relief import measure_fine_energy, measure_lack, measure_relief, restore_relief
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,33 @@ class Plan:
     search_stride: int
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How strokes are laid on what is smooth.
+
+    Attributes:
+        quantile: of how fine a painted region is from place to place: what is wanted everywhere.
+        noise: deviation in [-1,1] of what is asked for, so that an even ground takes more than one and the same stroke.
+        least: deviation of fine differences, in wanted ones, from which on a patch has strokes.
+        most: from which on it has lines of the painting.
+    """
+
+    quantile: float
+    noise: float
+    least: float
+    most: float
+
+
 COARSEST_SIDE = 64  # the coarsest scale's shorter side is at least this, where the picture's is
 PLANS = (Plan(4, 1, 4, 1), Plan(4, 2, 4, 2), Plan(3, 3, 1, 4))  # coarse to fine; the last one for all further scales
 FINISHING = Plan(4, 2, 1, 3)
 RELIEF_REACH = 2.0  # pixels of the size that is sampled
-FEATURES = ("eyes", "mouth")  # are drawn, and need no relief
 STROKE_STRIDE = 2
 STROKE_REACH = 4.0  # pixels of the size that is sampled: what is finer than this is strokes
-MAX_STROKE = 4.0  # deviation of fine differences, in usual ones; what has more is a line of the painted face
+FAINT_STROKE = 0.01  # deviation in [-1,1], about a level of 8 bits
+SKIN_MANNER = Manner(quantile=0.5, noise=0.0, least=0.0, most=4.0)
+# A ground that has strokes has them nearly everywhere; one with things in it is calm in between.
+GROUND_MANNER = Manner(quantile=0.25, noise=0.1, least=0.5, most=2.5)
 
 
 class Brushwork:
@@ -67,7 +86,7 @@ class Brushwork:
         self.known_regions = {name for name, mask in masks if float(mask.sum()) >= PATCH_SIZE**2}
         self._scales: dict[int, Patches] = {}
         self._reliefs: dict[int, Tensor] = {}
-        self._strokes: dict[int, _Strokes | None] = {}
+        self._strokes: dict[tuple[str | None, int], _Strokes | None] = {}
 
     @torch.no_grad()
     def sketch(self, picture: Tensor, regions: Tensor, freedom: float = 1.0) -> Tensor:
@@ -97,7 +116,7 @@ class Brushwork:
     def finish(self, picture: Tensor, regions: Tensor, freedom: float = 1.0, enlargement: int = 1) -> Tensor:
         """Go over a picture that is painted already, at the finest scale alone: (1,3,kH,kW) in [-1,1].
 
-        Relief comes back that overlapping patches have lost; enlarged skin that is smooth gets strokes.
+        Relief comes back that overlapping patches have lost; what is smooth gets strokes, if it is enlarged.
 
         Args:
             picture: (1,3,H,W) in [-1,1].
@@ -112,39 +131,51 @@ class Brushwork:
         masks = F.interpolate(regions, canvas.shape[-2:], mode="bilinear")
         masks = masks if self.has_face else torch.ones_like(masks[:, :1])
         canvas = restore_relief(canvas, masks, self._measure_relief(enlargement), RELIEF_REACH * enlargement)
-        return self._stroke_skin(canvas, picture, regions, enlargement) if enlargement > 1 else canvas
+        return self._lay_strokes(canvas, picture, regions, enlargement) if enlargement > 1 else canvas
 
-    def _stroke_skin(self, canvas: Tensor, picture: Tensor, regions: Tensor, factor: int) -> Tensor:
-        """An enlarged canvas (1,3,kH,kW) with strokes of the painted skin where its own is smooth.
+    def _lay_strokes(self, canvas: Tensor, picture: Tensor, regions: Tensor, factor: int) -> Tensor:
+        """An enlarged canvas (1,3,kH,kW) with strokes of the painting where it is smooth, region by region.
 
         Patches are found by what is broad in them and laid out with what is fine. At the size that is sampled nothing
         of this can be seen.
         """
-        mask = regions[:, REGIONS.index("skin"), None]
-        strokes = self._cut_strokes(factor)
-        if strokes is None or not bool(mask.any()):
-            return canvas
-        guide = Guide(blur(picture, STROKE_REACH), regions, self.known_regions, STROKE_STRIDE, 1.0, keeps=False)
-        laid = guide.enlarge(guide.match_skin(strokes.patches), [strokes.fine], factor)
-        mask = F.interpolate(mask, canvas.shape[-2:], mode="bilinear")
-        return add_strokes(canvas, laid, mask, strokes.usual, STROKE_REACH * factor)
+        noise = blur(torch.randn(picture.shape, generator=torch.Generator().manual_seed(0)).to(picture), STROKE_REACH)
+        noise, broad = noise / noise.std(), blur(picture, STROKE_REACH)
+        folded = fold_regions(regions, self.known_regions)
+        for name in ("skin", *AROUND_HEAD) if self.has_face else (None,):
+            strokes = self._cut_strokes(name, factor)
+            if strokes is None:
+                continue
+            wanted = broad + strokes.manner.noise * noise
+            guide = Guide(wanted, regions, self.known_regions, STROKE_STRIDE, 1.0, keeps=False)
+            mask = torch.ones_like(folded[:, :1]) if name is None else folded[:, REGIONS.index(name), None]
+            lack = measure_lack(canvas, strokes.usual, STROKE_REACH * factor)
+            lack = lack * F.interpolate(mask, canvas.shape[-2:], mode="bilinear")
+            found = guide.match_strokes(strokes.patches, F.adaptive_avg_pool2d(lack, guide.size))
+            if found is not None:
+                canvas = (canvas + lack * guide.enlarge(found, [strokes.fine], factor)).clamp(-1, 1)
+        return canvas
 
-    def _cut_strokes(self, factor: int) -> "_Strokes | None":
-        """Those of the painted skin, k = `factor` times as large; None where there is none, or it is flat."""
-        if factor not in self._strokes:
-            self._strokes[factor] = None
-            if self.has_face and "skin" in self.known_regions:
-                head, enlarged = self.style.head, self._enlarge(factor)[0]
-                patches = Patches([(blur(head.image, STROKE_REACH), head.regions)])
+    def _cut_strokes(self, region: str | None, factor: int) -> "_Strokes | None":
+        """Those of a painted region, or of everything, k = `factor` times as large; None where there are none."""
+        if (region, factor) not in self._strokes:
+            self._strokes[region, factor] = None
+            if region is None or region in self.known_regions:
+                index = 0 if region == "skin" else -1
+                part, enlarged = self._choose_parts(self.style)[index], self._enlarge(factor)[index]
+                patches = Patches([(blur(part.image, STROKE_REACH), part.regions)])
                 fine_energy = measure_fine_energy(enlarged, STROKE_REACH * factor)
                 energy = F.avg_pool2d(F.avg_pool2d(fine_energy, factor), PATCH_SIZE, 1).flatten()
-                is_skin = patches.measure_share("skin") > 0.5
-                usual = float(energy[is_skin].median()) if bool(is_skin.any()) else 0.0
-                if usual > 0:
-                    patches.is_open = is_skin & (energy <= MAX_STROKE**2 * usual)
+                is_there = patches.is_open if region is None else patches.measure_share(region) > 0.5
+                manner = SKIN_MANNER if region == "skin" else GROUND_MANNER
+                found = energy[is_there]
+                usual = float(found.quantile(manner.quantile, interpolation="lower")) if len(found) else 0.0
+                if usual > FAINT_STROKE**2:
+                    has_strokes = (energy >= manner.least**2 * usual) & (energy <= manner.most**2 * usual)
+                    patches.is_open = is_there & has_strokes
                     fine = enlarged - blur(enlarged, STROKE_REACH * factor)
-                    self._strokes[factor] = _Strokes(patches, fine, usual)
-        return self._strokes[factor]
+                    self._strokes[region, factor] = _Strokes(patches, fine, usual, manner)
+        return self._strokes[region, factor]
 
     def _enlarge(self, factor: int) -> list[Tensor]:
         """The pictures that patches come from, k = `factor` times as large, (1,3,kh,kw)."""
@@ -196,17 +227,19 @@ class Brushwork:
 
 @dataclass(frozen=True)
 class _Strokes:
-    """Strokes of the painted skin.
+    """Strokes of a painted region.
 
     Attributes:
-        patches: of the style image's head without what is fine; those of skin are open.
-        fine: (1,3,kh,kw), what is fine in the head, k times as large.
-        usual: its mean square, median over the skin.
+        patches: of the style image without what is fine; those of the region that have strokes are open.
+        fine: (1,3,kh,kw), what is fine in it, k times as large.
+        usual: its mean square, where the region is as fine as the manner wants it everywhere.
+        manner: of laying them.
     """
 
     patches: Patches
     fine: Tensor
     usual: float
+    manner: Manner
 
 
 def _shrink(image: Tensor, scale: int) -> Tensor:

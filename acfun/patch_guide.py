@@ -19,6 +19,7 @@ VOTE_SLACK, VOTE_POWER = 0.02, 0.6  # a vote counts (squared distance + slack) t
 VOTE_WIDTH, ENLARGED_VOTE_WIDTH = 0.3, 0.15  # deviation of a patch's vote around its centre, in patches
 # Share of a mouth that is looked for in skin: teeth have no patches where the painted mouth is shut.
 MOUTH_AS_SKIN = 0.5
+MIN_LACK = 0.02  # of the strokes of a patch; less cannot be seen
 STROKE_COHERENCE = 4.0  # strokes are copied in whole before all
 STROKE_ROUNDS, STROKE_SEARCH_STRIDE = 5, 3  # as in a plan of one search
 
@@ -96,9 +97,18 @@ class Guide:
                 proposals.append(patches.index(source[at], moved_row, moved_column).flatten())
         return torch.stack(proposals, 1)
 
-    def match_skin(self, patches: Patches) -> Found:
-        """For the patches that touch skin: places in the painting like what is wanted there, as coherent as can be."""
-        rows = self.regions[:, REGIONS.index("skin")].nonzero()[:, 0]
+    def match_strokes(self, patches: Patches, lack: Tensor) -> Found | None:
+        """Places in the painting like what is wanted here, as coherent as can be, for patches that lack strokes.
+
+        None where no patch lacks any.
+
+        Args:
+            patches: of what is broad in the painting.
+            lack: (1,1,h,w) in [0,1], of strokes, at each pixel.
+        """
+        rows = (self._unfold_means(lack)[:, 0] > MIN_LACK).nonzero()[:, 0]
+        if not len(rows):
+            return None
         whole = self.describe(self.wanted, patches)
         queries = whole.select(rows)
         found = Found(self, patches, torch.zeros_like(whole.weights, dtype=torch.long), torch.zeros_like(whole.weights))

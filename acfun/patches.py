@@ -16,6 +16,8 @@ NUM_COLOUR_COMPONENTS, NUM_LUMA_COMPONENTS = 48, 16
 REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
 AROUND_HEAD = ("body", "background")  # regions taken from the whole painting, not only from around its face
 MIN_AROUND_HEAD = 0.9
+FEATURES = ("eyes", "mouth")  # of a face; nowhere else is anything painted with them
+FEATURE_PENALTY, FEW_FEATURES = 8.0, 0.1  # squared distance; share of a patch from which on it may have them
 SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
 COHERENCE, FLOOR = 0.25, 0.002  # what each neighbour that agrees is worth, and from which squared distance on
 NUM_COMPLETENESS_QUERIES = 1500  # at least, where there are as many; at most twice that
@@ -39,6 +41,11 @@ class Queries:
     def energy(self) -> Tensor:
         """Squared lengths (Q,), luma weighted."""
         return self.appearance.square().sum(1) + self.weights * self.luma.square().sum(1)
+
+    @property
+    def rejection(self) -> Tensor:
+        """What a patch full of a face's features costs here (Q,): nothing where there are any, much elsewhere."""
+        return FEATURE_PENALTY * (1 - _measure_features(self.appearance) / FEW_FEATURES).clamp(min=0)
 
 
 class Patches:
@@ -76,14 +83,15 @@ class Patches:
         """
         keys = self._select(stride)
         appearance, luma = self.appearance[keys], self.luma[keys]
-        norms = torch.stack([appearance.square().sum(1), luma.square().sum(1)], 1)
-        # |a − a'|² + w |l − l'|² as one product of matrices.
-        left = torch.cat([appearance, luma, norms], 1)
+        terms = [appearance.square().sum(1), luma.square().sum(1), _measure_features(appearance)]
+        # |a − a'|² + w |l − l'|² + r f' as one product of matrices.
+        left = torch.cat([appearance, luma, torch.stack(terms, 1)], 1)
+        rejection = queries.rejection
 
         def extend(rows: slice) -> Tensor:
             weights = queries.weights[rows, None]
             wanted = [-2 * queries.appearance[rows], -2 * weights * queries.luma[rows]]
-            return torch.cat([*wanted, torch.ones_like(weights), weights], 1)
+            return torch.cat([*wanted, torch.ones_like(weights), weights, rejection[rows, None]], 1)
 
         step = max(1, len(queries.weights) // NUM_COMPLETENESS_QUERIES)
         sample = slice(None, None, step)
@@ -121,7 +129,8 @@ class Patches:
     def measure(self, queries: Queries, indices: Tensor) -> Tensor:
         """Squared distances (Q,C) to patches (Q,C)."""
         apart = (self.appearance[indices] - queries.appearance[:, None]).square().sum(-1)
-        return apart + queries.weights[:, None] * (self.luma[indices] - queries.luma[:, None]).square().sum(-1)
+        apart += queries.weights[:, None] * (self.luma[indices] - queries.luma[:, None]).square().sum(-1)
+        return apart + queries.rejection[:, None] * _measure_features(self.appearance)[indices]
 
     def locate(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(source, row, column) of patches, in the shape of `indices`."""
@@ -140,6 +149,12 @@ class Patches:
             here = start + row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
             indices = torch.where(source == index, here, indices)
         return indices
+
+
+def _measure_features(appearance: Tensor) -> Tensor:
+    """How much (N,) of patches with appearance (N,A) is eyes, brows or mouth, in [0,1]."""
+    shares = appearance[:, -len(REGIONS) :] / REGION_WEIGHT
+    return shares[:, [REGIONS.index(name) for name in FEATURES]].sum(1)
 
 
 class _Basis:

@@ -45,21 +45,18 @@ def measure_fine_energy(image: Tensor, reach: float) -> Tensor:
     return blur(fine.square().mean(1, keepdim=True), reach)
 
 
-def add_strokes(image: Tensor, strokes: Tensor, mask: Tensor, wanted: float, reach: float) -> Tensor:
-    """A picture (1,C,H,W) in [-1,1] with strokes on what is calmer than the painting.
+def measure_lack(image: Tensor, wanted: float, reach: float) -> Tensor:
+    """How much of a painting's strokes a picture (1,C,H,W) lacks, (1,1,H,W) in [0,1].
 
-    Mean squares of what is independent add up: where the picture's is m and w is wanted, √(1 − m/w) of the strokes is
-    added, and nothing where the picture has strokes or features of its own.
+    Mean squares of what is independent add up: where the picture's is m and w is wanted, √(1 − m/w) of the strokes are
+    lacking, and none where the picture has strokes or features of its own.
 
     Args:
-        image: to be painted on.
-        strokes: (1,C,H,W), fine differences of the painting.
-        mask: (1,1,H,W) in [0,1], where.
+        image: calmer than the painting in places.
         wanted: mean square of the painting's fine differences.
         reach: deviation of the blur below which differences are fine, pixels.
     """
-    lacking = (1 - measure_fine_energy(image, reach) / wanted).clamp(0, 1).sqrt()
-    return (image + mask * lacking * strokes).clamp(-1, 1)
+    return (1 - measure_fine_energy(image, reach) / wanted).clamp(0, 1).sqrt()
 
 
 def _measure(fine: Tensor, masks: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from acfun.brushwork import RELIEF_REACH, STROKE_REACH, Brushwork
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
-from acfun.patch_guide import Found, Guide
-from acfun.patches import PATCH_SIZE, Patches, Queries
+from acfun.patch_guide import MIN_LACK, Found, Guide
+from acfun.patches import PATCH_SIZE, Patches, Queries, _measure_features
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.relief import measure_relief
 
@@ -113,11 +113,49 @@ def test_smooth_skin_gets_strokes_where_the_picture_is_enlarged() -> None:
     assert torch.equal(brushwork.finish(smooth, regions, enlargement=2), finished)
 
 
+@pytest.mark.parametrize("has_face", [True, False])
+def test_a_calm_ground_gets_strokes_of_a_ground_that_has_them_everywhere(has_face: bool) -> None:
+    rows = torch.arange(2 * SIZE)
+    stripes = 0.25 * torch.sin(rows / 2.5)[:, None].expand(1, 3, 2 * SIZE, 2 * SIZE)
+    calm = 0.4 * make_picture(15, (2 * SIZE, 2 * SIZE), cells=4)
+    one_thing = torch.where(rows[:, None] < SIZE // 2, calm + stripes, calm)
+    regions = torch.zeros(1, len(REGIONS), SIZE, SIZE)
+    regions[:, REGIONS.index("background")] = 1
+    ground, everywhere = 0.4 * make_picture(16, cells=4), torch.ones(1, 1, 2 * SIZE, 2 * SIZE)
+    reliefs = []
+    for large in (calm + stripes, one_thing):
+        landmarks = place_mean_face(2 * SIZE)[None] if has_face else None
+        source = Portrait(large.clamp(-1, 1), landmarks)
+        style = Portrait(resize(source.image, SIZE), place_mean_face(SIZE)[None] if has_face else None)
+        brushwork = Brushwork(StyleImage(style, style, 1.0), StyleImage(source, source, 1.0))
+        brushwork._reliefs[2] = torch.zeros(len(REGIONS) if has_face else 1)  # strokes alone
+        finished = brushwork.finish(ground, regions, enlargement=2)
+        reliefs.append(float(measure_relief(finished, everywhere, 2 * STROKE_REACH)))
+    assert reliefs[0] > 2 * reliefs[1]
+
+
+def test_eyes_are_nowhere_but_where_eyes_are() -> None:
+    """A dark body finds no dark patches in a light painting but in its eyes, and does without."""
+    painting, regions = torch.full((1, 3, SIZE, SIZE), 0.8), make_regions()
+    eyes = regions[:, REGIONS.index("eyes"), None]
+    painting = painting - 1.6 * eyes + 0.02 * make_picture(20)
+    patches = Patches([(painting.clamp(-1, 1), make_regions())])
+    share = _measure_features(patches.appearance)
+    dark = patches.appearance[share.argmax()][None].clone()
+    dark[:, -len(REGIONS) :] = patches.appearance[share.argmin()][-len(REGIONS) :]
+    within = patches.appearance[share.argmax()][None]
+    for appearance, has_features in ((dark, False), (within, True)):
+        queries = Queries(appearance, patches.luma[share.argmax()][None], torch.ones(1))
+        assert bool(share[patches.search(queries, 1)] > 0.5) == has_features
+        both = torch.stack([share.argmax(), share.argmin()])[None]
+        assert bool(share[patches.refine(queries, both)[0]] > 0.5) == has_features
+
+
 def test_strokes_are_no_lines_of_the_painted_face_and_copied_in_whole() -> None:
     painting = 0.05 * make_picture(17, cells=32)
     painting[..., 60:62, :] = -1.0  # a line across the face
     brushwork = Brushwork(make_style(painting.clamp(-1, 1), has_face=True))
-    strokes = brushwork._cut_strokes(2)
+    strokes = brushwork._cut_strokes("skin", 2)
     assert strokes is not None
     patches = strokes.patches
     assert strokes.fine.shape == (1, 3, 2 * SIZE, 2 * SIZE)
@@ -125,8 +163,11 @@ def test_strokes_are_no_lines_of_the_painted_face_and_copied_in_whole() -> None:
     row = patches.locate(torch.arange(len(patches.values)))[1]
     assert not patches.is_open[(row > 60 - PATCH_SIZE + 1) & (row < 60)].any()
     guide = Guide(0.2 * make_picture(18), make_regions(), brushwork.known_regions, 2, 1.0, keeps=False)
-    found = guide.match_skin(patches)
-    touched = guide.regions[:, REGIONS.index("skin")] > 0
+    lack = make_regions()[:, REGIONS.index("skin"), None]
+    found = guide.match_strokes(patches, lack)
+    assert found is not None
+    assert guide.match_strokes(patches, 0 * lack) is None
+    touched = guide._unfold_means(lack)[:, 0] > MIN_LACK
     assert patches.is_open[found.indices[touched]].all()
     _, _, column = (part.view(guide.grid) for part in patches.locate(found.indices))
     both = touched.view(guide.grid)[:, 1:] & touched.view(guide.grid)[:, :-1]
