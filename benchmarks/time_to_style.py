@@ -83,7 +83,8 @@ def main() -> None:
             seconds = time.process_time() - started
             [found] = measure(base, encoder, scene, results.to(scene.faces))
             figures[name, steps].append(torch.tensor([seconds, *(found[column] for column in COLUMNS)]))
-            print(f"{style}: {name}, {steps} steps, {seconds:.1f} s", flush=True)
+            values = ", ".join(f"{column} {found[column]:.2f}" for column in COLUMNS)
+            print(f"{style}: {name}, {steps} steps, {seconds:.1f} s: {values}", flush=True)
     print(f"| method | steps | CPU s | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 3) + "|", sep="\n")
     for (name, steps), rows in figures.items():
         seconds, *means = torch.stack(rows).mean(0).tolist()
