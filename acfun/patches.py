@@ -17,7 +17,8 @@ REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
 AROUND_HEAD = ("body", "background")  # regions taken from the whole painting, not only from around its face
 MIN_AROUND_HEAD = 0.9
 FEATURES = ("eyes", "mouth")  # of a face; nowhere else is anything painted with them
-FEATURE_PENALTY, FEW_FEATURES = 8.0, 0.1  # squared distance; share of a patch from which on it may have them
+# Squared distance of a patch that is nothing else, from which share of it on it costs any, and from which on none.
+FEATURE_PENALTY, FREE_FEATURES, FEW_FEATURES = 30.0, 0.2, 0.1
 SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
 COHERENCE, FLOOR = 0.25, 0.002  # what each neighbour that agrees is worth, and from which squared distance on
 NUM_COMPLETENESS_QUERIES = 1500  # at least, where there are as many; at most twice that
@@ -44,7 +45,7 @@ class Queries:
 
     @property
     def rejection(self) -> Tensor:
-        """What a patch full of a face's features costs here (Q,): nothing where there are any, much elsewhere."""
+        """What features of a face cost here (Q,): nothing where there are any, much elsewhere."""
         return FEATURE_PENALTY * (1 - _measure_features(self.appearance) / FEW_FEATURES).clamp(min=0)
 
 
@@ -83,25 +84,26 @@ class Patches:
         """
         keys = self._select(stride)
         appearance, luma = self.appearance[keys], self.luma[keys]
-        terms = [appearance.square().sum(1), luma.square().sum(1), _measure_features(appearance)]
-        # |a − a'|² + w |l − l'|² + r f' as one product of matrices.
-        left = torch.cat([appearance, luma, torch.stack(terms, 1)], 1)
-        rejection = queries.rejection
+        norms = torch.stack([appearance.square().sum(1), luma.square().sum(1)], 1)
+        # |a − a'|² + w |l − l'|² as one product of matrices.
+        left = torch.cat([appearance, luma, norms], 1)
 
         def extend(rows: slice) -> Tensor:
             weights = queries.weights[rows, None]
             wanted = [-2 * queries.appearance[rows], -2 * weights * queries.luma[rows]]
-            return torch.cat([*wanted, torch.ones_like(weights), weights, rejection[rows, None]], 1)
+            return torch.cat([*wanted, torch.ones_like(weights), weights], 1)
 
         step = max(1, len(queries.weights) // NUM_COMPLETENESS_QUERIES)
         sample = slice(None, None, step)
         nearest = (extend(sample) @ left.T + queries.energy[sample, None]).amin(0).clamp(min=0)
         key_weights = 1 / (nearest + SLACK)
         left = torch.cat([left, torch.ones_like(left[:, :1])], 1) * key_weights[:, None]
-        found = []
+        # Features that nothing asks for would be favoured as what nothing resembles: what they cost comes afterwards.
+        left = torch.cat([left, _find_features(appearance)[:, None]], 1)
+        ends, found = torch.stack([queries.energy, queries.rejection], 1), []
         for start in range(0, len(queries.weights), QUERIES_PER_CHUNK):
             rows = slice(start, start + QUERIES_PER_CHUNK)
-            found.append((torch.cat([extend(rows), queries.energy[rows, None]], 1) @ left.T).argmin(1))
+            found.append((torch.cat([extend(rows), ends[rows]], 1) @ left.T).argmin(1))
         return keys[torch.cat(found)]
 
     def _select(self, stride: int) -> Tensor:
@@ -130,7 +132,7 @@ class Patches:
         """Squared distances (Q,C) to patches (Q,C)."""
         apart = (self.appearance[indices] - queries.appearance[:, None]).square().sum(-1)
         apart += queries.weights[:, None] * (self.luma[indices] - queries.luma[:, None]).square().sum(-1)
-        return apart + queries.rejection[:, None] * _measure_features(self.appearance)[indices]
+        return apart + queries.rejection[:, None] * _find_features(self.appearance)[indices]
 
     def locate(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(source, row, column) of patches, in the shape of `indices`."""
@@ -155,6 +157,11 @@ def _measure_features(appearance: Tensor) -> Tensor:
     """How much (N,) of patches with appearance (N,A) is eyes, brows or mouth, in [0,1]."""
     shares = appearance[:, -len(REGIONS) :] / REGION_WEIGHT
     return shares[:, [REGIONS.index(name) for name in FEATURES]].sum(1)
+
+
+def _find_features(appearance: Tensor) -> Tensor:
+    """The same, as far as it is more than what may be at the edge of a patch, up to 1 again."""
+    return (_measure_features(appearance) - FREE_FEATURES).clamp(min=0) / (1 - FREE_FEATURES)
 
 
 class _Basis:
