@@ -66,6 +66,8 @@ FAINT_STROKE = 0.01  # deviation in [-1,1], about a level of 8 bits
 SKIN_MANNER = Manner(quantile=0.5, noise=0.0, least=0.0, most=4.0)
 # A ground that has strokes has them nearly everywhere; one with things in it is calm in between.
 GROUND_MANNER = Manner(quantile=0.25, noise=0.1, least=0.5, most=2.5)
+FACE_MANNERS = ((SKIN_MANNER, ("skin",)), (GROUND_MANNER, AROUND_HEAD))
+WHOLE_MANNERS = ((GROUND_MANNER, (None,)),)
 
 
 class Brushwork:
@@ -142,21 +144,22 @@ class Brushwork:
         noise = blur(torch.randn(picture.shape, generator=torch.Generator().manual_seed(0)).to(picture), STROKE_REACH)
         noise, broad = noise / noise.std(), blur(picture, STROKE_REACH)
         folded = fold_regions(regions, self.known_regions)
-        for name in ("skin", *AROUND_HEAD) if self.has_face else (None,):
-            strokes = self._cut_strokes(name, factor)
-            if strokes is None:
-                continue
-            wanted = broad + strokes.manner.noise * noise
+        for manner, names in FACE_MANNERS if self.has_face else WHOLE_MANNERS:
+            wanted = broad + manner.noise * noise
             guide = Guide(wanted, regions, self.known_regions, STROKE_STRIDE, 1.0, keeps=False)
-            mask = torch.ones_like(folded[:, :1]) if name is None else folded[:, REGIONS.index(name), None]
-            lack = measure_lack(canvas, strokes.usual, STROKE_REACH * factor)
-            lack = lack * F.interpolate(mask, canvas.shape[-2:], mode="bilinear")
-            found = guide.match_strokes(strokes.patches, F.adaptive_avg_pool2d(lack, guide.size))
-            if found is not None:
-                canvas = (canvas + lack * guide.enlarge(found, [strokes.fine], factor)).clamp(-1, 1)
+            for name in names:
+                strokes = self._cut_strokes(name, manner, factor)
+                if strokes is None:
+                    continue
+                mask = torch.ones_like(folded[:, :1]) if name is None else folded[:, REGIONS.index(name), None]
+                lack = measure_lack(canvas, strokes.usual, STROKE_REACH * factor)
+                lack = lack * F.interpolate(mask, canvas.shape[-2:], mode="bilinear")
+                found = guide.match_strokes(strokes.patches, F.adaptive_avg_pool2d(lack, guide.size))
+                if found is not None:
+                    canvas = (canvas + lack * guide.enlarge(found, [strokes.fine], factor)).clamp(-1, 1)
         return canvas
 
-    def _cut_strokes(self, region: str | None, factor: int) -> "_Strokes | None":
+    def _cut_strokes(self, region: str | None, manner: Manner, factor: int) -> "_Strokes | None":
         """Those of a painted region, or of everything, k = `factor` times as large; None where there are none."""
         if (region, factor) not in self._strokes:
             self._strokes[region, factor] = None
@@ -167,14 +170,13 @@ class Brushwork:
                 fine_energy = measure_fine_energy(enlarged, STROKE_REACH * factor)
                 energy = F.avg_pool2d(F.avg_pool2d(fine_energy, factor), PATCH_SIZE, 1).flatten()
                 is_there = patches.is_open if region is None else patches.measure_share(region) > 0.5
-                manner = SKIN_MANNER if region == "skin" else GROUND_MANNER
                 found = energy[is_there]
                 usual = float(found.quantile(manner.quantile, interpolation="lower")) if len(found) else 0.0
                 if usual > FAINT_STROKE**2:
                     has_strokes = (energy >= manner.least**2 * usual) & (energy <= manner.most**2 * usual)
                     patches.is_open = is_there & has_strokes
                     fine = enlarged - blur(enlarged, STROKE_REACH * factor)
-                    self._strokes[region, factor] = _Strokes(patches, fine, usual, manner)
+                    self._strokes[region, factor] = _Strokes(patches, fine, usual)
         return self._strokes[region, factor]
 
     def _enlarge(self, factor: int) -> list[Tensor]:
@@ -233,13 +235,11 @@ class _Strokes:
         patches: of the style image without what is fine; those of the region that have strokes are open.
         fine: (1,3,kh,kw), what is fine in it, k times as large.
         usual: its mean square, where the region is as fine as the manner wants it everywhere.
-        manner: of laying them.
     """
 
     patches: Patches
     fine: Tensor
     usual: float
-    manner: Manner
 
 
 def _shrink(image: Tensor, scale: int) -> Tensor:

@@ -46,7 +46,7 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         MissingExtraError: a library that one of them needs is not installed.
     """
     painting, finder = _read_painting(config, base), _load_finder(config, base)
-    style = StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
+    style = _describe_style(painting, base, finder)
     recognition = place(load_recognition(config.identity_encoder), base.device)
     encoder = place(load_identity_encoder(), base.device)
     imagery = Imagery(style, base.resolution, base.vae, encoder, recognition)
@@ -80,8 +80,11 @@ def prepare_style(config: FitConfig, base: Base) -> StyleImage:
         FaceModelError: the chosen face detector cannot be used.
         MissingExtraError: a library that it needs is not installed.
     """
-    finder = _load_finder(config, base)
-    return StyleImage.from_picture(_read_painting(config, base), max(STYLE_SIDE, base.resolution), finder)
+    return _describe_style(_read_painting(config, base), base, _load_finder(config, base))
+
+
+def _describe_style(painting: Tensor, base: Base, finder: FaceFinder | None) -> StyleImage:
+    return StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
 
 
 def _read_painting(config: FitConfig, base: Base) -> Tensor:

@@ -17,8 +17,9 @@ REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
 AROUND_HEAD = ("body", "background")  # regions taken from the whole painting, not only from around its face
 MIN_AROUND_HEAD = 0.9
 FEATURES = ("eyes", "mouth")  # of a face; nowhere else is anything painted with them
-# Squared distance of a patch that is nothing else, from which share of it on it costs any, and from which on none.
-FEATURE_PENALTY, FREE_FEATURES, FEW_FEATURES = 30.0, 0.2, 0.1
+FEATURE_PENALTY = 30.0  # how much farther away a patch is that is nothing else, where nothing of them is
+FREE_FEATURES = 0.2  # share of a patch that costs nothing: what lies at its edge
+FEW_FEATURES = 0.1  # share of a place from which on they cost nothing there
 SLACK = 0.05  # the lower, the more are patches favoured that nothing resembles
 COHERENCE, FLOOR = 0.25, 0.002  # what each neighbour that agrees is worth, and from which squared distance on
 NUM_COMPLETENESS_QUERIES = 1500  # at least, where there are as many; at most twice that
@@ -130,9 +131,10 @@ class Patches:
 
     def measure(self, queries: Queries, indices: Tensor) -> Tensor:
         """Squared distances (Q,C) to patches (Q,C)."""
-        apart = (self.appearance[indices] - queries.appearance[:, None]).square().sum(-1)
+        appearance = self.appearance[indices]
+        apart = (appearance - queries.appearance[:, None]).square().sum(-1)
         apart += queries.weights[:, None] * (self.luma[indices] - queries.luma[:, None]).square().sum(-1)
-        return apart + queries.rejection[:, None] * _find_features(self.appearance)[indices]
+        return apart + queries.rejection[:, None] * _find_features(appearance)
 
     def locate(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(source, row, column) of patches, in the shape of `indices`."""
@@ -154,9 +156,9 @@ class Patches:
 
 
 def _measure_features(appearance: Tensor) -> Tensor:
-    """How much (N,) of patches with appearance (N,A) is eyes, brows or mouth, in [0,1]."""
-    shares = appearance[:, -len(REGIONS) :] / REGION_WEIGHT
-    return shares[:, [REGIONS.index(name) for name in FEATURES]].sum(1)
+    """How much (…) of patches with appearance (…,A) is eyes, brows or mouth, in [0,1]."""
+    shares = appearance[..., -len(REGIONS) :] / REGION_WEIGHT
+    return shares[..., [REGIONS.index(name) for name in FEATURES]].sum(-1)
 
 
 def _find_features(appearance: Tensor) -> Tensor:

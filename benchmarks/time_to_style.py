@@ -11,7 +11,6 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
@@ -77,9 +76,8 @@ def main() -> None:
     for index, style in enumerate(args.styles):
         scene = build_paired(style, index, base.resolution, 1)
         for name, steps in trials:
-            prepare = partial(CONTENDERS[name].prepare, base, scene, args.seed, steps)
             started = time.process_time()
-            results = prepare()(CONTENDERS[name].setting)
+            results = CONTENDERS[name].prepare(base, scene, args.seed, steps)(CONTENDERS[name].setting)
             seconds = time.process_time() - started
             [found] = measure(base, encoder, scene, results.to(scene.faces))
             figures[name, steps].append(torch.tensor([seconds, *(found[column] for column in COLUMNS)]))

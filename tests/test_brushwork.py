@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.brushwork import RELIEF_REACH, STROKE_REACH, Brushwork
+from acfun.brushwork import RELIEF_REACH, SKIN_MANNER, STROKE_REACH, Brushwork
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
 from acfun.patch_guide import MIN_LACK, Found, Guide
@@ -156,7 +156,7 @@ def test_strokes_are_no_lines_of_the_painted_face_and_copied_in_whole() -> None:
     painting = 0.05 * make_picture(17, cells=32)
     painting[..., 60:62, :] = -1.0  # a line across the face
     brushwork = Brushwork(make_style(painting.clamp(-1, 1), has_face=True))
-    strokes = brushwork._cut_strokes("skin", 2)
+    strokes = brushwork._cut_strokes("skin", SKIN_MANNER, 2)
     assert strokes is not None
     patches = strokes.patches
     assert strokes.fine.shape == (1, 3, 2 * SIZE, 2 * SIZE)

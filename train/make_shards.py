@@ -19,13 +19,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--rendered", type=float, default=0.6, help="share of samples in a procedural style")
-    parser.add_argument("--held-out", action="store_true", help="people kept out of training, as they are")
+    people = parser.add_mutually_exclusive_group()
+    people.add_argument("--held-out", action="store_true", help="people kept out of training, as they are")
+    people.add_argument(
+        "--aligned", action="store_true", help="upright colour portraits, women as often as men, no morphs between them"
+    )
     parser.add_argument("--held-out-renderers", action="store_true", help="style families kept out of training")
     parser.add_argument(
         "--portrait-landmarks", type=Path, help=".npz of found landmarks; the portraits in the wild join"
-    )
-    parser.add_argument(
-        "--aligned", action="store_true", help="upright colour portraits, women as often as men, no morphs between them"
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

@@ -9,7 +9,7 @@
 # not need each other train side by side: VAE and CLIP pair, then UNet, face finder and identity encoder; the identity adapter,
 # which needs UNet and encoder, comes last. A second start with the same RUN goes on from the checkpoints. The base is RUN/mini;
 # the figures are in RUN/*/log.jsonl and RUN/report. The base in the package was made by the single commands of docs/RESULTS.md,
-# from pictures of less even a choice.
+# from shards that were not aligned.
 set -euo pipefail
 kind=$1 run=$2 minutes=$3 count=${4:-11000}
 workers=$(nproc)
