@@ -88,6 +88,7 @@ class Brushwork:
         self.known_regions = {name for name, mask in masks if float(mask.sum()) >= PATCH_SIZE**2}
         self._scales: dict[int, Patches] = {}
         self._reliefs: dict[int, Tensor] = {}
+        self._broad: dict[int, Patches] = {}
         self._strokes: dict[tuple[str | None, int], _Strokes | None] = {}
 
     @torch.no_grad()
@@ -162,22 +163,30 @@ class Brushwork:
     def _cut_strokes(self, region: str | None, manner: Manner, factor: int) -> "_Strokes | None":
         """Those of a painted region, or of everything, k = `factor` times as large; None where there are none."""
         if (region, factor) not in self._strokes:
-            self._strokes[region, factor] = None
-            if region is None or region in self.known_regions:
-                index = 0 if region == "skin" else -1
-                part, enlarged = self._choose_parts(self.style)[index], self._enlarge(factor)[index]
-                patches = Patches([(blur(part.image, STROKE_REACH), part.regions)])
-                fine_energy = measure_fine_energy(enlarged, STROKE_REACH * factor)
-                energy = F.avg_pool2d(F.avg_pool2d(fine_energy, factor), PATCH_SIZE, 1).flatten()
-                is_there = patches.is_open if region is None else patches.measure_share(region) > 0.5
-                found = energy[is_there]
-                usual = float(found.quantile(manner.quantile, interpolation="lower")) if len(found) else 0.0
-                if usual > FAINT_STROKE**2:
-                    has_strokes = (energy >= manner.least**2 * usual) & (energy <= manner.most**2 * usual)
-                    patches.is_open = is_there & has_strokes
-                    fine = enlarged - blur(enlarged, STROKE_REACH * factor)
-                    self._strokes[region, factor] = _Strokes(patches, fine, usual)
+            is_painted = region is None or region in self.known_regions
+            self._strokes[region, factor] = self._find_strokes(region, manner, factor) if is_painted else None
         return self._strokes[region, factor]
+
+    def _find_strokes(self, region: str | None, manner: Manner, factor: int) -> "_Strokes | None":
+        part = 0 if region == "skin" else -1
+        patches, enlarged = self._cut_broad(part), self._enlarge(factor)[part]
+        fine_energy = measure_fine_energy(enlarged, STROKE_REACH * factor)
+        energy = F.avg_pool2d(F.avg_pool2d(fine_energy, factor), PATCH_SIZE, 1).flatten()
+        is_there = patches.is_open if region is None else patches.measure_share(region) > 0.5
+        found = energy[is_there]
+        usual = float(found.quantile(manner.quantile, interpolation="lower")) if len(found) else 0.0
+        if usual <= FAINT_STROKE**2:
+            return None
+        has_strokes = (energy >= manner.least**2 * usual) & (energy <= manner.most**2 * usual)
+        fine = enlarged - blur(enlarged, STROKE_REACH * factor)
+        return _Strokes(patches.restrict(is_there & has_strokes), fine, usual)
+
+    def _cut_broad(self, part: int) -> Patches:
+        """Patches of what is broad in one of the pictures that patches come from."""
+        if part not in self._broad:
+            portrait = self._choose_parts(self.style)[part]
+            self._broad[part] = Patches([(blur(portrait.image, STROKE_REACH), portrait.regions)])
+        return self._broad[part]
 
     def _enlarge(self, factor: int) -> list[Tensor]:
         """The pictures that patches come from, k = `factor` times as large, (1,3,kh,kw)."""

@@ -88,6 +88,27 @@ def tensor_to_pil(tensor: Tensor) -> Image.Image:
     return Image.fromarray((tensor_to_array(tensor) * 255).round().astype(np.uint8))
 
 
+def pack_image(image: Tensor) -> Tensor:
+    """(1,3,H,W) in [-1,1] → the bytes (N,) of a lossless WebP file, uint8; colours are rounded to 8 bits."""
+    content = BytesIO()
+    tensor_to_pil(image).save(content, "WEBP", lossless=True)
+    return torch.frombuffer(bytearray(content.getvalue()), dtype=torch.uint8)
+
+
+def unpack_image(packed: Tensor, name: str) -> Tensor:
+    """The inverse of `pack_image`.
+
+    Args:
+        packed: bytes (N,) of a picture.
+        name: what an error calls it.
+
+    Raises:
+        ImageError: it is no picture, or damaged.
+    """
+    pixels = torch.from_numpy(read_pixels(name, packed.numpy().tobytes()).copy())
+    return pixels.permute(2, 0, 1)[None] / 127.5 - 1
+
+
 def array_to_tensor(array: NDArray[np.float32]) -> Tensor:
     """(H,W,3) in [0,1] → (1,3,H,W) in [-1,1]."""
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))[None].float() * 2 - 1
@@ -168,14 +189,18 @@ def read_note(path: Path | str) -> str | None:
     return comment[len(_ASCII_MARK) :].decode("ascii", errors="replace")
 
 
-def read_pixels(path: Path | str) -> NDArray[np.uint8]:
+def read_pixels(path: Path | str, content: bytes | None = None) -> NDArray[np.uint8]:
     """(H,W,3) of a picture as it is in the file: not reduced, not turned, profile left alone.
+
+    Args:
+        path: of the file, or what messages call it.
+        content: of the file, where it is not read from `path`.
 
     Raises:
         ImageError: the file is missing, empty, damaged, no picture, or larger than `MAX_PIXELS`.
     """
     path = Path(path)
-    with _open_image(path) as file:
+    with _open_image(path, content) as file:
         _check_pixels(path, *file.size)
         return np.asarray(file.convert("RGB"))
 

@@ -1,6 +1,7 @@
 """All patches of a painting at one scale, and the search for the nearest of them."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
@@ -76,6 +77,12 @@ class Patches:
     def measure_share(self, region: str) -> Tensor:
         """How much of each patch is of a region, (N,) in [0,1]."""
         return self.appearance[:, REGIONS.index(region) - len(REGIONS)] / REGION_WEIGHT
+
+    def restrict(self, is_open: Tensor) -> Self:
+        """The same patches, of which those alone are to be found that are open, (N,) of bool."""
+        restricted = copy(self)
+        restricted.is_open = is_open
+        return restricted
 
     def search(self, queries: Queries, stride: int) -> Tensor:
         """Indices (Q,) of the nearest among every `stride`-th patch both ways; those that nothing resembles go first.

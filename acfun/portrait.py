@@ -14,7 +14,7 @@ from acfun.face.align import portrait_crop, portrait_transform, transform_points
 from acfun.face.finder import FaceFinder, find_face, find_faces
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import segment_regions
-from acfun.images import compute_luma, resize
+from acfun.images import compute_luma, pack_image, resize, unpack_image
 from acfun.synthetic.data import PUPILS
 from acfun.synthetic.renderers.shapes import mean_shape
 
@@ -114,24 +114,30 @@ class StyleImage:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self | None:
-        """The inverse of `to_tensors`; None where the tensors are not there."""
+        """The inverse of `to_tensors`; None where the tensors are not there.
+
+        Raises:
+            ImageError: a picture is damaged.
+        """
         if not {"head", "painting"} <= tensors.keys():
             return None
         score = float(tensors["score"]) if "score" in tensors else 0.0
         parts = []
         for name in ("head", "painting"):
             landmarks = tensors.get(f"{name}_landmarks")
-            image = tensors[name].float() / 127.5 - 1
+            packed = tensors[name]
+            # The first format kept pixels.
+            image = unpack_image(packed, f"image.{name}") if packed.ndim == 1 else packed.float() / 127.5 - 1
             # The first style images kept no score, and landmarks of sure faces only.
             certainty = _trust(score) if "score" in tensors else 1.0
             parts.append(Portrait(image, None if landmarks is None else landmarks.float(), certainty))
         return cls(parts[0], parts[1], score)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Images as uint8 (1,3,H,W), landmarks as float32, on the CPU, by name."""
+        """Images as `pack_image` packs them, landmarks as float32, on the CPU, by name."""
         tensors = {"score": torch.tensor(self.score)}
         for name, portrait in (("head", self.head), ("painting", self.painting)):
-            tensors[name] = ((portrait.image + 1) * 127.5).round().to("cpu", torch.uint8)
+            tensors[name] = pack_image(portrait.image)
             if portrait.landmarks is not None:
                 tensors[f"{name}_landmarks"] = portrait.landmarks.to("cpu", torch.float32, copy=True)
         return tensors

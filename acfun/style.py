@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata as importlib_metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from acfun.base import Base
-from acfun.errors import BaseFamilyMismatchError, ConfigError, StyleFileError
+from acfun.errors import BaseFamilyMismatchError, ConfigError, ImageError, StyleFileError
 from acfun.hub import STYLE_NAME, add_card, push_folder
 from acfun.model_card import CardFiles, hide_path, hide_paths
 from acfun.paths import atomic_write
@@ -149,11 +150,18 @@ class Style:
         """The tensors without the style image."""
         return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(_IMAGE)}
 
-    @property
+    @cached_property
     def image(self) -> StyleImage | None:
-        """The style image as the fit saw it, small; None where the style has none."""
+        """The style image as the fit saw it, small; None where the style has none.
+
+        Raises:
+            StyleFileError: it is damaged.
+        """
         parts = {name[len(_IMAGE) :]: tensor for name, tensor in self.tensors.items() if name.startswith(_IMAGE)}
-        return StyleImage.from_tensors(parts)
+        try:
+            return StyleImage.from_tensors(parts)
+        except ImageError as error:
+            raise StyleFileError(f"the style's picture is damaged ({error}): copy or fit the style again") from error
 
     def round_to_half(self) -> Self:
         """The style with values that float16 holds, so that its file is half as large and still exact."""
@@ -167,7 +175,7 @@ class Style:
 
         Args:
             path: where to; its folder exists.
-            dtype: of the tensors in the file, except pictures, which are uint8: float32, or float16 for half the size;
+            dtype: of the tensors in the file, except packed pictures: float32, or float16 for half the size;
                 None: float16 where it is exact.
 
         Raises:

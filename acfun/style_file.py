@@ -7,7 +7,7 @@ from typing import Any
 from acfun.errors import StyleFileError
 
 FORMAT = "acfun-style"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 kept style images as pixels; it is still read
 
 REQUIRED_KEYS = (
     "format",

@@ -16,11 +16,13 @@ from acfun.images import (
     array_to_tensor,
     contact_sheet,
     load_image,
+    pack_image,
     pil_to_tensor,
     resize,
     save_image,
     tensor_to_array,
     tensor_to_pil,
+    unpack_image,
 )
 
 WIDTH, HEIGHT = 60, 40
@@ -246,6 +248,20 @@ def test_conversions_are_inverse_and_clip() -> None:
 
 def test_alpha_lies_on_white_in_tensors_too() -> None:
     assert float(pil_to_tensor(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).min()) == 1
+
+
+def test_packed_pictures_come_back_exactly_and_small() -> None:
+    noise = torch.randint(0, 256, (1, 3, 33, 70)) / 127.5 - 1
+    assert torch.equal(unpack_image(pack_image(noise), "noise"), noise)
+    flat = torch.zeros(1, 3, 512, 512)
+    assert pack_image(flat).numel() < flat.numel() / 100
+
+
+@pytest.mark.parametrize("length", [0, 10, -5])
+def test_packed_pictures_that_are_damaged_are_named(length: int) -> None:
+    packed = pack_image(torch.rand(1, 3, 40, 40))
+    with pytest.raises(ImageError, match=r"the sky: "):
+        unpack_image(packed[:length], "the sky")
 
 
 def test_resize_keeps_range_and_mean() -> None:

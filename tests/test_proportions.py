@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from acfun.errors import StyleFileError
 from acfun.face.regions import REGIONS
 from acfun.images import pil_to_tensor, tensor_to_pil
 from acfun.photo import shape_faces
@@ -125,3 +126,17 @@ def test_a_style_image_survives_its_file_form_exactly() -> None:
     assert torch.allclose(small.head.landmarks, (again.head.landmarks + 0.5) / 2 - 0.5)
     assert small.score == again.score
     assert StyleImage.from_tensors({}) is None
+
+
+def test_pixels_of_the_first_format_are_read() -> None:
+    pixels = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    image = StyleImage.from_tensors({"head": pixels[..., :32], "painting": pixels, "score": torch.tensor(0.5)})
+    assert image is not None
+    assert torch.equal(((image.painting.image + 1) * 127.5).round().to(torch.uint8), pixels)
+
+
+def test_a_damaged_style_image_is_named() -> None:
+    style = make_style(None)
+    damaged = style.tensors | {"image.painting": style.tensors["image.painting"][:20]}
+    with pytest.raises(StyleFileError, match=r"picture is damaged \(image\.painting.*fit the style again"):
+        _ = Style(damaged, {}).image
