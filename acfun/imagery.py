@@ -28,8 +28,10 @@ BLEND = 7  # pixels on either side of a region's edge where recoloured regions r
 # Mean luma in [-1,1] of skin and hair in photographs, the share of what a person departs from it by that is kept, and
 # of what the painted person departs from it by that is taken for his own, and not for the style's.
 AVERAGE_TONES, KEPT_TONE, SITTERS_TONE = {"skin": 0.13, "hair": -0.29}, 0.7, 0.3
-# Colours of painted hair count up to this far from their median, in [-1,1] or in median distances: hair wears things.
-HAIR_REACH, HAIR_DISTANCES, NUM_HAIR_ROUNDS = 1.0, 2.0, 3
+# Of these the colours count up to this far from their median, in [-1,1] or in median distances: hair wears things, and
+# things stand in grounds.
+USUAL_REGIONS = ("hair", "background")
+USUAL_REACH, USUAL_DISTANCES, NUM_USUAL_ROUNDS = 1.0, 2.0, 3
 MAX_HEAD_SCALE = 3.0  # a painted head that is enlarged by more has few strokes, and broad ones
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
@@ -99,8 +101,8 @@ class Imagery:
         self.colours = {
             name: bank.unflatten(1, (3, -1))[:, :, bank.shape[1] // 6] for name, bank in self.patches[0].items()
         }
-        if "hair" in self.colours:
-            self.colours["hair"] = _take_off_hats(self.colours["hair"])
+        for name in self.colours.keys() & set(USUAL_REGIONS):
+            self.colours[name] = _select_usual(self.colours[name])
         with torch.no_grad():
             features = encode_features(vae, self.style.painting.image)
             self.grams = tuple(losses.compute_gram(feature)[0] for feature in features)
@@ -285,11 +287,11 @@ class Imagery:
         return embeds
 
 
-def _take_off_hats(colours: Tensor) -> Tensor:
-    """Those of the colours (N,3) of painted hair that are not far from most: without caps, ribbons and laurel."""
-    for _ in range(NUM_HAIR_ROUNDS):
+def _select_usual(colours: Tensor) -> Tensor:
+    """Those of the colours (N,3) of a painted region that are not far from most: without caps, ribbons and laurel."""
+    for _ in range(NUM_USUAL_ROUNDS):
         distances = (colours - colours.median(0).values).norm(dim=1)
-        colours = colours[distances <= max(HAIR_REACH, HAIR_DISTANCES * float(distances.median()))]
+        colours = colours[distances <= max(USUAL_REACH, USUAL_DISTANCES * float(distances.median()))]
     return colours
 
 

@@ -124,21 +124,22 @@ def test_a_dark_painted_person_makes_people_darker_but_not_as_dark() -> None:
     assert 0.4 < (tones[0] - tones[1]) / (painted[0] - painted[1]) < 0.9
 
 
-def test_what_painted_hair_wears_does_not_colour_hair() -> None:
+@pytest.mark.parametrize("region", ["hair", "background"])
+def test_things_in_painted_hair_and_ground_do_not_colour_them(region: str) -> None:
     photo, style = make_portrait(2), make_portrait(1)
     assert style.regions is not None
     assert photo.regions is not None
-    hair = REGIONS.index("hair")
-    tops = (torch.arange(SIZE) < SIZE // 10)[:, None] * (style.regions[:, hair, None] > 0.1).float()
+    mask, photographed = (part.regions[:, REGIONS.index(region)] for part in (style, photo))
+    tops = (torch.arange(SIZE) < SIZE // 10)[:, None] * (mask[:, None] > 0.1).float()
     bare = replace(style, image=0.3 * style.image - 0.5)
-    capped = replace(bare, image=torch.lerp(bare.image, torch.ones(()), tops))
-    assert 0.03 < float(tops.sum() / style.regions[:, hair].sum()) < 0.5
+    decked = replace(bare, image=torch.lerp(bare.image, torch.ones(()), tops))
+    assert 0.03 < float(tops.sum() / mask.sum()) < 0.5
     encoder, colours = build_identity_encoder().requires_grad_(False), []
-    for part in (bare, capped):
+    for part in (bare, decked):
         imagery = Imagery(StyleImage(part, part, 1.0), SIZE, make_tiny_base().vae, encoder)
         recoloured = imagery.recolour(photo.image, [imagery.describe(photo)])
-        colours.append((recoloured * photo.regions[:, hair]).sum((0, 2, 3)) / photo.regions[:, hair].sum())
-    painted = float((capped.image - bare.image).abs().mul(style.regions[:, hair]).sum() / style.regions[:, hair].sum())
+        colours.append((recoloured * photographed).sum((0, 2, 3)) / photographed.sum())
+    painted = float((decked.image - bare.image).abs().mul(mask).sum() / mask.sum())
     assert float((colours[1] - colours[0]).abs().max()) < 0.2 * painted
 
 

@@ -25,6 +25,8 @@ NECK_CONTOUR = (*range(125, 134), 157, 184, 183, 145)
 NECK_SIDES = (145, 183, 184, 157)
 # From either side of the neck: distances outwards and down, in pupil distances.
 SHOULDERS = ((0.5, 0.15), (1.3, 0.6), (2.2, 2.0), (2.5, 12.0))
+# From the middle of the neck, the same for what may be clothes.
+CLOTHES = ((6.0, 0.3), (6.0, 12.0))
 _MIN_DRAWN_SIZE = 96
 
 
@@ -62,6 +64,23 @@ def draw_regions(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
     return F.avg_pool2d(masks, samples) if samples > 1 else masks
 
 
+def draw_clothes(landmarks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where sleeves, skirts and cloaks may be besides the body: below the neck, on either side.
+
+    Args:
+        landmarks: (B,189,2) pixels.
+        size: (height, width) of the mask, pixels.
+
+    Returns:
+        (B,1,*size) in [0,1].
+    """
+    right, down = _measure_axes(landmarks)
+    neck = landmarks[:, list(NECK_SIDES)].mean(1)
+    near = [neck + out * right + fall * down for out, fall in CLOTHES]
+    far = [neck - out * right + fall * down for out, fall in reversed(CLOTHES)]
+    return draw_polygon(torch.stack([*near, *far], 1), size)[:, None]
+
+
 def fold_regions(masks: Tensor, kept: Collection[str]) -> Tensor:
     """Masks (B,6,H,W) whose regions that are not kept have joined a neighbour; without one they are lost."""
     folded = masks * masks.new_tensor([float(name in kept) for name in REGIONS]).view(-1, 1, 1)
@@ -74,12 +93,17 @@ def fold_regions(masks: Tensor, kept: Collection[str]) -> Tensor:
 
 def _outline_body(points: Tensor) -> Tensor:
     """Corners (B,N,2) of the body below the neck of (B,189,2) landmarks."""
-    right = points[:, 1] - points[:, 0]
-    down = torch.stack([-right[:, 1], right[:, 0]], 1)
+    right, down = _measure_axes(points)
     neck = points[:, list(NECK_SIDES)]
     near = [neck[:, 3] + out * right + fall * down for out, fall in SHOULDERS]
     far = [neck[:, 0] - out * right + fall * down for out, fall in reversed(SHOULDERS)]
     return torch.cat([neck, torch.stack([*near, *far], 1)], 1)
+
+
+def _measure_axes(points: Tensor) -> tuple[Tensor, Tensor]:
+    """From pupil to pupil, and as far down, (B,2) each."""
+    right = points[:, 1] - points[:, 0]
+    return right, torch.stack([-right[:, 1], right[:, 0]], 1)
 
 
 def draw_polygon(points: Tensor, size: tuple[int, int]) -> Tensor:

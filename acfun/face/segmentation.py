@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from skimage.color import rgb2lab
 from torch import Tensor
 
-from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_polygon, draw_regions
+from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_clothes, draw_polygon, draw_regions
 from acfun.images import blur, tensor_to_array
 
 SIDE = 128  # of the shorter side, pixels, at which parts are told apart
@@ -21,6 +21,7 @@ NEIGHBOURHOOD_WEIGHT = 0.7  # of the mean of 5 × 5 pixels beside the pixel itse
 # Where parts are expected: as drawn, blurred by these deviations in pupil distances, and a little of each everywhere.
 NEAR_BLUR, FAR_BLUR = 0.25, 0.8
 ANYWHERE = (0.02, 0.08, 0.02, 0.02)  # face, hair, which may be long, body, background
+CLOTHES_CHANCE = 1.0  # beside the body: as likely as the background
 CORE_BLUR, MIN_CORE = 0.15, 0.9
 FILTER_RADIUS, COARSE_EPSILON, FINE_EPSILON = 3, 1e-2, 1e-3
 FEATURES_CERTAINTY = 0.5  # eyes and mouth are where landmarks are, or nowhere
@@ -62,6 +63,7 @@ def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float) -> Te
     unit = float(eye_to_eye.norm().clamp(min=1))
     expected = (blur(parts, NEAR_BLUR * unit) + blur(parts, FAR_BLUR * unit)) / 2
     expected = expected + expected.new_tensor(ANYWHERE).view(1, 4, 1, 1)
+    expected[:, 2] += CLOTHES_CHANCE * blur(draw_clothes(points, size), NEAR_BLUR * unit)[:, 0]
     expected = expected / expected.sum(1, keepdim=True)
     below_brows = draw_polygon(points[:, list(FACE_OVAL)], size)[:, None] * ~_is_above_brows(points, size)
     core = certainty * (blur(below_brows, CORE_BLUR * unit) > MIN_CORE).float()

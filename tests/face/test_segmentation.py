@@ -57,6 +57,20 @@ def test_hair_ends_where_the_picture_says() -> None:
     assert compute_overlap(drawn["hair"], wanted["hair"]) < 0.6
 
 
+def test_wide_clothes_are_body_and_the_ground_beside_them_is_not() -> None:
+    landmarks = place_mean_face(SIZE // 3)[None] + SIZE / 3
+    unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
+    below, across = torch.arange(SIZE)[:, None] - 0.6 * SIZE, (torch.arange(SIZE) - SIZE / 2).abs()
+    wanted = (below > 0) & (across < 4.5 * unit)
+    drawn = draw_regions(landmarks, (SIZE, SIZE))[0]
+    assert float(drawn[REGIONS.index("body")][wanted].mean()) < 0.8
+    masks = {name: mask * ~wanted for name, mask in zip(REGIONS, drawn, strict=True)} | {"body": wanted}
+    noise = 0.15 * torch.randn((1, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    image = sum(masks[name] * torch.tensor(colour)[:, None, None] for name, colour in COLOURS.items()) + noise
+    found = name_parts(segment_regions(image.clamp(-1, 1), landmarks))["body"]
+    assert compute_overlap(found, wanted) > 0.9
+
+
 def test_landmarks_that_are_a_little_off_are_put_right() -> None:
     image, wanted = draw_sitter()
     landmarks = place_mean_face(SIZE)[None]
