@@ -129,7 +129,7 @@ def test_things_in_painted_hair_and_ground_do_not_colour_them(region: str) -> No
     photo, style = make_portrait(2), make_portrait(1)
     assert style.regions is not None
     assert photo.regions is not None
-    mask, photographed = (part.regions[:, REGIONS.index(region)] for part in (style, photo))
+    mask, photographed = (regions[:, REGIONS.index(region)] for regions in (style.regions, photo.regions))
     tops = (torch.arange(SIZE) < SIZE // 10)[:, None] * (mask[:, None] > 0.1).float()
     bare = replace(style, image=0.3 * style.image - 0.5)
     decked = replace(bare, image=torch.lerp(bare.image, torch.ones(()), tops))
