@@ -40,11 +40,11 @@ def draw_features(
     """
     size, unit = (painting.shape[-2], painting.shape[-1]), max(1.0, float((landmarks[1] - landmarks[0]).norm()))
     masks = dict(zip(REGIONS, regions.split(1, 1), strict=True))
-    face, mouth = torch.stack([masks[name] for name in FACE]).sum(0), _grow(masks["mouth"], MARGIN * unit)
+    face, mouth = torch.stack([masks[name] for name in FACE]).sum(0), grow(masks["mouth"], MARGIN * unit)
     small = resize(photo, (regions.shape[-2], regions.shape[-1]))
     contrast = (_measure_spread(recoloured, face) / _measure_spread(small, face)).clamp(MIN_CONTRAST, MAX_CONTRAST)
 
-    fine = torch.maximum(FEATURE_SHARE * torch.maximum(mouth, _grow(masks["eyes"], MARGIN * unit)), SKIN_SHARE * face)
+    fine = torch.maximum(FEATURE_SHARE * torch.maximum(mouth, grow(masks["eyes"], MARGIN * unit)), SKIN_SHARE * face)
     shares = scale * torch.cat([fine, SHADING_SHARE * blur(face, MARGIN * unit), LIP_SHARE * mouth], 1)
     shares = F.interpolate(torch.cat([shares, face], 1), size, mode="bilinear").clamp(0, 1)
     fine_share, broad_share, lip_share, face = shares.split(1, 1)
@@ -68,7 +68,7 @@ def _measure_spread(image: Tensor, weights: Tensor) -> Tensor:
     return (shares * (luma - mean).square()).sum().sqrt().clamp(min=_MIN_SPREAD)
 
 
-def _grow(mask: Tensor, margin: float) -> Tensor:
+def grow(mask: Tensor, margin: float) -> Tensor:
     """A mask (1,1,H,W) that reaches `margin` pixels farther, with a soft edge."""
     radius = max(1, round(margin))
     return blur(F.max_pool2d(mask, 2 * radius + 1, 1, radius), margin / 3)

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import paste_back, portrait_transform
+from acfun.face.align import invert_transform, paste_back, portrait_transform, warp
 from acfun.face.finder import Face, FaceFinder, find_faces
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.portrait import STYLE_SIDE, Portrait, cut_head, place_mean_face, scale_points
 from acfun.proportions import measure_departure, take_on
+from acfun.scene import build_scene
 from acfun.style import Style
 
 FaceChoice = Literal["all", "largest", "whole"]
@@ -161,33 +162,40 @@ def stylize_photo(
         A picture of the photograph's size.
     """
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
-    photo = pil_to_tensor(image)
-    if faces and paints_scene:
-        photo = paint_scene(pipe, photo, faces[0], **sampling)
-    resolution = pipe.base.resolution
-    for portrait in cut_portraits(image, faces, _choose_side(pipe, sampling)):
+    photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, _choose_side(pipe, sampling))
+    if not faces:
+        return tensor_to_pil(resize(paint_portrait(pipe, portraits[0], **sampling), (image.height, image.width)))
+    outlines = [_outline_head(portrait, pipe.base.resolution) for portrait in portraits]
+    if paints_scene:
+        heads = torch.zeros_like(photo[:, :1])
+        for portrait, outline in zip(portraits, outlines, strict=True):
+            heads = torch.maximum(heads, _place_outline(portrait, outline, (image.height, image.width)))
+        photo = paint_scene(pipe, photo, faces, heads, **sampling)
+    for portrait, outline in zip(portraits, outlines, strict=True):
+        assert portrait.transform is not None
         painted = paint_portrait(pipe, portrait, **sampling)
-        if portrait.transform is None:
-            return tensor_to_pil(resize(painted, (image.height, image.width)))
-        photo = paste_back(photo, painted, portrait.transform, shown=_outline_head(portrait, resolution))
+        photo = paste_back(photo, painted, portrait.transform, shown=outline)
     return tensor_to_pil(photo)
 
 
-def paint_scene(pipe: Any, photo: Tensor, face: Face, **sampling: Unpack[Sampling]) -> Tensor:
-    """The whole photograph (1,3,H,W) in [-1,1], painted with its shorter side at the base's resolution, and enlarged.
+def paint_scene(pipe: Any, photo: Tensor, faces: Sequence[Face], heads: Tensor, **sampling: Unpack[Sampling]) -> Tensor:
+    """The photograph (1,3,H,W) in [-1,1] without heads, painted with its shorter side at the base's resolution.
 
     Args:
         pipe: a `FaceStylizationPipeline` with a style in it.
         photo: the photograph.
-        face: the largest one, which tells the guide what is skin, hair and background.
-        sampling: for the pipeline.
+        faces: in it, the largest first; they tell what is body and background.
+        heads: (1,1,H,W) in [0,1], what other pictures are put back over.
+        sampling: for the pipeline; no guide, since there is nobody to move towards.
     """
     height, width = photo.shape[-2:]
     resolution, step = pipe.base.resolution, pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     scale = min(resolution / min(height, width), MAX_SCENE_SIDE * resolution / max(height, width))
     small = [step * max(1, round(side * scale / step)) for side in (height, width)]
-    landmarks = scale_points(face.landmarks.to(photo)[None], (height, width), (small[0], small[1]))
-    painted = _paint(pipe, photo, landmarks, height=small[0], width=small[1], **sampling)
+    landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
+    scene = build_scene(photo, landmarks, heads, (small[0], small[1]))
+    sampling["num_guide_steps"] = 0
+    painted = _paint(pipe, scene, height=small[0], width=small[1], **sampling)
     return resize(painted, (height, width))
 
 
@@ -206,8 +214,7 @@ def stylize_portraits(
 
 def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
     """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], k the enlargement, on the CPU."""
-    landmarks = _scale_landmarks(portrait, pipe.base.resolution)
-    return _paint(pipe, portrait.image, landmarks, **sampling)
+    return _paint(pipe, Portrait(portrait.image, _scale_landmarks(portrait, pipe.base.resolution)), **sampling)
 
 
 def _outline_head(portrait: CutPortrait, resolution: int) -> Tensor:
@@ -216,6 +223,12 @@ def _outline_head(portrait: CutPortrait, resolution: int) -> Tensor:
     mask = torch.stack([head.masks[name] for name in HEAD_REGIONS]).sum(0)[None, None]
     soft = blur(mask, HEAD_BLUR * resolution)
     return F.interpolate(soft, portrait.image.shape[-2:], mode="bilinear").clamp(0, 1)
+
+
+def _place_outline(portrait: CutPortrait, outline: Tensor, size: tuple[int, int]) -> Tensor:
+    """The outline (1,1,S,S) of a portrait's head where it is in the photograph, (1,1,*size)."""
+    assert portrait.transform is not None
+    return warp(outline, invert_transform(portrait.transform), size, padding_mode="zeros")
 
 
 def _scale_landmarks(portrait: CutPortrait, resolution: int) -> Tensor:
@@ -234,9 +247,11 @@ def _choose_enlargement(pipe: Any, sampling: Mapping[str, Any]) -> int:
     return chosen
 
 
-def _paint(pipe: Any, face: Tensor, landmarks: Tensor, **sampling: Any) -> Tensor:
+def _paint(pipe: Any, face: Portrait, **sampling: Any) -> Tensor:
+    """A picture, which may be larger than its landmarks say, and of the face in it what is known."""
     sampling["enlargement"] = _choose_enlargement(pipe, sampling)
-    images: Tensor = pipe(face=face, face_landmarks=landmarks, output_type="pt", **sampling).images
+    known = {"face_landmarks": face.landmarks, "face_regions": face.given_regions}
+    images: Tensor = pipe(face=face.image, output_type="pt", **known, **sampling).images
     return images.float().cpu() * 2 - 1
 
 

@@ -36,16 +36,20 @@ class Portrait:
         image: (1,3,H,W) in [-1,1].
         landmarks: (1,189,2) pixels, or None where no face was found.
         certainty: in [0,1], of the landmarks.
+        given_regions: (1,6,H,W) in [0,1], its `REGIONS` where they are known; None: they are found.
     """
 
     image: Tensor
     landmarks: Tensor | None
     certainty: float = 1.0
+    given_regions: Tensor | None = None
 
     @cached_property
     def regions(self) -> Tensor | None:
         """Soft masks (1,6,H,W) in [0,1] of its `REGIONS`; None without a face."""
-        return None if self.landmarks is None else segment_regions(self.image, self.landmarks, self.certainty)
+        if self.given_regions is not None or self.landmarks is None:
+            return self.given_regions
+        return segment_regions(self.image, self.landmarks, self.certainty)
 
     @property
     def masks(self) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ def tune_attention(base: Base, scene: Scene, seed: int, num_steps: int) -> Paint
 
 
 CONTENDERS = {
-    "acfun": Contender(fit_acfun, (1, 15, 60)),
+    "acfun": Contender(fit_acfun, (0, 15, 60)),
     "textual_inversion": Contender(invert_text, (50, 200, 800), METHODS["textual_inversion"].default),
     "dreambooth_lora": Contender(tune_attention, (50, 200, 800), METHODS["dreambooth_lora"].default),
 }

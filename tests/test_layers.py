@@ -54,6 +54,7 @@ FLOORS = {
     "acfun.pipelines": 5,
     "acfun.evaluation": 6,
     "acfun.photo": 7,
+    "acfun.scene": 7,
     "acfun.batch": 7,
     "acfun.export": 7,
     "acfun.lora_import": 7,

@@ -1,0 +1,53 @@
+"""The scene behind portraits: a photograph without the heads that are painted by themselves and put back into it.
+
+Heads in a scene are small; painted with it they would be seen, coarse as they are, around those that are put back.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from acfun.face.regions import REGIONS
+from acfun.face.segmentation import segment_regions
+from acfun.features import grow
+from acfun.images import resize
+from acfun.portrait import Portrait, scale_points
+
+MARGIN = 3.0  # pixels around heads that are hidden with them: half a patch of the brushwork
+REACH = 1.0  # pupil distances around them, in which hair and skin are hidden too
+MIN_SEEN = 0.7  # of body and background, in what is neither
+_BODY, _BACKGROUND = REGIONS.index("body"), REGIONS.index("background")
+
+
+def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int, int]) -> Portrait:
+    """A photograph whose heads are filled from around them, with regions of bodies and background alone.
+
+    Args:
+        photo: (1,3,H,W) in [-1,1].
+        landmarks: (F,189,2) pixels, of its faces, the largest first.
+        heads: (1,1,H,W) in [0,1], what is to be hidden.
+        size: (height, width) of the scene.
+    """
+    image, hidden = resize(photo, size), F.interpolate(heads, size, mode="area")
+    points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
+    regions = torch.cat([segment_regions(image, face[None]) for face in points])
+    body = regions[:, _BODY].amax(0)[None, None]
+    background = regions[:, _BACKGROUND].amin(0)[None, None]
+    unit = float((points[0, 1] - points[0, 0]).norm())
+    is_person = (body + background < MIN_SEEN).float()
+    known = 1 - torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
+    body = fill(body / (body + background).clamp(min=MIN_SEEN), known)
+    masks = torch.zeros_like(regions[:1])
+    masks[:, _BODY], masks[:, _BACKGROUND] = body[:, 0], 1 - body[:, 0]
+    return Portrait(fill(image, known), points[:1], given_regions=masks)
+
+
+def fill(maps: Tensor, known: Tensor) -> Tensor:
+    """What is not known of (1,C,H,W), by (1,1,H,W) in [0,1], taken from around it (push-pull, Gortler et al. 1996)."""
+    if min(maps.shape[-2:]) == 1:
+        return maps
+    size = [-(-side // 2) for side in maps.shape[-2:]]
+    share = F.adaptive_avg_pool2d(known, size)
+    coarse = F.adaptive_avg_pool2d(known * maps, size) / share.clamp(min=1e-6)
+    filled = fill(coarse, (4 * share).clamp(max=1))
+    return torch.lerp(F.interpolate(filled, maps.shape[-2:], mode="bilinear"), maps, known)
