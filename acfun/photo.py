@@ -165,11 +165,9 @@ def stylize_photo(
     photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, _choose_side(pipe, sampling))
     if not faces:
         return tensor_to_pil(resize(paint_portrait(pipe, portraits[0], **sampling), (image.height, image.width)))
-    outlines = [_outline_head(portrait, pipe.base.resolution) for portrait in portraits]
+    outlines = [outline_head(portrait, pipe.base.resolution) for portrait in portraits]
     if paints_scene:
-        heads = torch.zeros_like(photo[:, :1])
-        for portrait, outline in zip(portraits, outlines, strict=True):
-            heads = torch.maximum(heads, _place_outline(portrait, outline, (image.height, image.width)))
+        heads = place_heads(portraits, outlines, (image.height, image.width))
         photo = paint_scene(pipe, photo, faces, heads, **sampling)
     for portrait, outline in zip(portraits, outlines, strict=True):
         assert portrait.transform is not None
@@ -217,18 +215,22 @@ def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling
     return _paint(pipe, Portrait(portrait.image, _scale_landmarks(portrait, pipe.base.resolution)), **sampling)
 
 
-def _outline_head(portrait: CutPortrait, resolution: int) -> Tensor:
-    """A soft mask (1,1,S,S) of face and hair, found at `resolution` pixels."""
+def outline_head(portrait: CutPortrait, resolution: int) -> Tensor:
+    """A soft mask (1,1,S,S) of face and hair, found at `resolution` pixels: what is put back of a portrait."""
     head = Portrait(resize(portrait.image, resolution), _scale_landmarks(portrait, resolution))
     mask = torch.stack([head.masks[name] for name in HEAD_REGIONS]).sum(0)[None, None]
     soft = blur(mask, HEAD_BLUR * resolution)
     return F.interpolate(soft, portrait.image.shape[-2:], mode="bilinear").clamp(0, 1)
 
 
-def _place_outline(portrait: CutPortrait, outline: Tensor, size: tuple[int, int]) -> Tensor:
-    """The outline (1,1,S,S) of a portrait's head where it is in the photograph, (1,1,*size)."""
-    assert portrait.transform is not None
-    return warp(outline, invert_transform(portrait.transform), size, padding_mode="zeros")
+def place_heads(portraits: Sequence[CutPortrait], outlines: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """The outlines (1,1,S,S) of portraits' heads where they are in the photograph, together, (1,1,*size) in [0,1]."""
+    heads = outlines[0].new_zeros(1, 1, *size)
+    for portrait, outline in zip(portraits, outlines, strict=True):
+        assert portrait.transform is not None
+        placed = warp(outline, invert_transform(portrait.transform), size, padding_mode="zeros")
+        heads = torch.maximum(heads, placed)
+    return heads
 
 
 def _scale_landmarks(portrait: CutPortrait, resolution: int) -> Tensor:

@@ -17,7 +17,9 @@ from acfun.photo import (
     build_sheet,
     choose_faces,
     cut_portraits,
+    outline_head,
     paint_scene,
+    place_heads,
     stylize,
     stylize_photo,
     stylize_portraits,
@@ -59,7 +61,12 @@ def test_a_whole_picture_keeps_its_size(pipe: FaceStylizationPipeline, photo: Im
 
 def test_the_scene_is_painted_too_and_faces_on_top_of_it(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
     faces = [place_face(10, 20, 60)]
-    scene = np.asarray(tensor_to_pil(paint_scene(pipe, pil_to_tensor(photo), faces[0], **sampling()))).astype(int)
+    portraits = cut_portraits(photo, faces, 2 * RESOLUTION)
+    outlines = [outline_head(portrait, RESOLUTION) for portrait in portraits]
+    heads = place_heads(portraits, outlines, (photo.height, photo.width))
+    assert float(heads[0, 0, 30:60, 25:55].mean()) > 0.8 > 0.01 > float(heads[..., 80:].max())
+    painted = paint_scene(pipe, pil_to_tensor(photo), faces, heads, **sampling())
+    scene = np.asarray(tensor_to_pil(painted)).astype(int)
     whole = np.asarray(stylize_photo(pipe, photo, faces, **sampling())).astype(int)
     assert scene.shape == whole.shape == (photo.height, photo.width, 3)
     assert np.abs(scene - np.asarray(photo)).mean() > 1

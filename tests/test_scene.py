@@ -1,0 +1,46 @@
+"""Scenes: heads are gone, what stands around them goes on behind them, and bodies are told from the ground."""
+
+import torch
+
+from acfun.face.regions import REGIONS, draw_regions
+from acfun.portrait import place_mean_face
+from acfun.scene import build_scene, fill
+
+SIZE = 128
+SKIN, HAIR, BODY, GROUND = (0.6, 0.2, 0.0), (-0.6, -0.8, -0.9), (-0.5, 0.4, -0.6), (0.5, 0.6, 0.9)
+COLOURS = dict(zip(REGIONS, (SKIN, SKIN, SKIN, HAIR, BODY, GROUND), strict=True))
+
+
+def test_what_is_known_stays_and_the_rest_comes_from_around_it() -> None:
+    columns = torch.linspace(-1, 1, 61).expand(1, 2, 40, 61)
+    known = torch.ones(1, 1, 40, 61)
+    known[..., 12:30, 20:40] = 0
+    spoilt = torch.where(known > 0, columns, 7.0)
+    filled = fill(spoilt, known)
+    assert torch.equal(filled[known.expand_as(filled) > 0], columns[known.expand_as(columns) > 0])
+    assert float((filled - columns).abs().max()) < 0.35
+    assert float(fill(spoilt, torch.zeros_like(known)).abs().max()) < 7.1
+
+
+def test_heads_are_hidden_and_bodies_and_ground_remain() -> None:
+    people = [place_mean_face(SIZE // 2), place_mean_face(SIZE // 3) + torch.tensor([SIZE * 0.6, 10.0])]
+    landmarks = torch.stack(people)
+    image = torch.tensor(GROUND)[None, :, None, None].expand(1, 3, SIZE, SIZE)
+    heads, bodies = torch.zeros(1, 1, SIZE, SIZE), torch.zeros(1, 1, SIZE, SIZE)
+    for person in people:
+        drawn = draw_regions(person[None], (SIZE, SIZE))
+        colours = torch.einsum("brhw,rc->bchw", drawn, torch.tensor([COLOURS[name] for name in REGIONS]))
+        image = torch.lerp(image, colours, 1 - drawn[:, -1:])
+        heads = torch.maximum(heads, drawn[:, :4].sum(1, keepdim=True))
+        bodies = torch.maximum(bodies, drawn[:, REGIONS.index("body"), None])
+    scene = build_scene(image, landmarks, heads, (SIZE, SIZE))
+    assert scene.regions is not None
+    masks = dict(zip(REGIONS, scene.regions[0], strict=True))
+    torch.testing.assert_close(scene.regions.sum(1), torch.ones(1, SIZE, SIZE))
+    assert all(float(masks[name].max()) == 0 for name in ("skin", "eyes", "mouth", "hair"))
+    assert float(masks["body"][bodies[0, 0] > 0.9].mean()) > 0.8
+    assert float(masks["background"][(heads + bodies)[0, 0] == 0].mean()) > 0.8
+    # Nothing that is left has the colours of skin or hair: red goes with blue or with green alone.
+    distances = [(scene.image - torch.tensor(colour)[None, :, None, None]).norm(dim=1) for colour in (SKIN, HAIR)]
+    assert float(torch.stack(distances).amin(0)[heads[:, 0] > 0.9].min()) > 0.4
+    torch.testing.assert_close(scene.landmarks, landmarks[:1])
