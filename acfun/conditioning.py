@@ -45,7 +45,7 @@ def pair(
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
-    count = len(prompts) if faces is None else max(len(prompts), len(faces))
+    count = max(1, len(prompts), 0 if faces is None else len(faces))
     prompts, negatives = _repeat(prompts, count, times, "prompts"), _repeat(negatives, count, times, "negative prompts")
     return prompts, negatives, None if faces is None else torch.stack(_repeat(list(faces), count, times, "faces"))
 

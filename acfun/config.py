@@ -115,8 +115,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
-        for name in ("framing", "objective", "cfun", "cfun_groups", "dtype", "memory"):
-            _convert(getattr(self, name), types[name], name)
+        for name, expected in types.items():
+            object.__setattr__(self, name, _convert(getattr(self, name), expected, name))
         counts = {"max_steps": 0, "batch_size": 1, "num_token_vectors": 1, "cfun_rank": 1, "num_sampled_faces": 1}
         for name, least in counts.items():
             if getattr(self, name) < least:
@@ -185,6 +185,8 @@ def _check_key(name: str, known: list[str], where: str) -> None:
 def _convert(value: Any, expected: Any, where: str) -> Any:
     origin, arguments = get_origin(expected), get_args(expected)
     if origin in {Union, UnionType}:
+        if value is None and type(None) in arguments:
+            return None
         return next((_convert(value, part, where) for part in arguments if part is not type(None)), None)
     if origin is Literal:
         if value not in arguments:
@@ -195,6 +197,8 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
         if len(parts) != len(value):
             raise ConfigError(f"{where} is {value!r}; {len(parts)} values are needed")
         return tuple(_convert(item, part, where) for item, part in zip(value, parts, strict=True))
+    if origin is tuple and isinstance(value, str):
+        raise ConfigError(f"{where} is {value!r}; tuple is needed, for one value ({value!r},), in TOML [{value!r}]")
     if expected is float and type(value) is int:
         return float(value)
     if not isinstance(expected, type) or type(value) is not expected:

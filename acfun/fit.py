@@ -18,7 +18,7 @@ from acfun.base.image_embeds import encode_style_image, require_image_encoder
 from acfun.base.vae_features import decode_latents
 from acfun.config import FitConfig
 from acfun.devices import DTYPES, fork_seed, select_device
-from acfun.errors import FitDivergedError
+from acfun.errors import ConfigError, FitDivergedError
 from acfun.fit_checkpoint import FitCheckpoint, describe_fit
 from acfun.fit_data import FitData
 from acfun.fit_prepare import prepare, prepare_style
@@ -78,8 +78,8 @@ def fit_style(
         ImageError: an image cannot be read.
         NoFaceFoundError: a face photograph without a face.
         BaseNotFoundError: there is no such base, or it has no image encoder.
-        ConfigError: options that contradict each other, a fit that needs more memory than it may take, or a checkpoint
-            of another configuration that is to be resumed.
+        ConfigError: options that contradict each other, a base in float16, a fit that needs more memory than it may
+            take, or a checkpoint of another configuration that is to be resumed.
         FitDivergedError: the losses are no numbers any more.
     """
     # What is on a device already stays there.
@@ -94,6 +94,11 @@ def fit_style(
             device=device,
         )
     require_image_encoder(base)
+    if config.max_steps and base.dtype is torch.float16:
+        raise ConfigError(
+            f"base {base.name!r} is in float16, in which gradients vanish: load it in float32 or bfloat16, as "
+            "load_base(…, dtype=torch.bfloat16)"
+        )
     plan = plan or choose_plan(config, base)
     measures = ROOMY if plan is None else plan.measures
     generator = torch.Generator().manual_seed(config.seed)

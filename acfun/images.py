@@ -4,6 +4,7 @@ Tensors are (B,3,H,W) float32 in [-1,1]; arrays are (H,W,3) float32 in [0,1].
 """
 
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ _SHEET_MARGIN = 4
 _CAPTION_HEIGHT = 14
 # What Pillow's readers raise on damaged files; the AVIF reader raises RuntimeError.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
+# While a picture is open, Pillow's limit and Python's warnings, which all threads share, are not what they were.
+_OPENING = threading.Lock()
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
@@ -238,18 +241,14 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, labels: Sequence[
 
 @contextmanager
 def _open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """The opened file; what its reader raises inside the block becomes an `ImageError`."""
+    """The opened file; what its reader raises inside the block becomes an `ImageError`. One thread at a time."""
     if content is None:
         _check_file(path)
     else:
         _check_size(path, len(content))
-    limit = Image.MAX_IMAGE_PIXELS
+    source = path if content is None else BytesIO(content)
     try:
-        Image.MAX_IMAGE_PIXELS = None  # our own limit names the size and the remedy, and spares JPEG
-        # Pillow warns of broken metadata beside sound pixels.
-        no_warnings = warnings.catch_warnings(action="ignore", category=UserWarning)
-        source = path if content is None else BytesIO(content)
-        with no_warnings, Image.open(source, formats=INPUT_FORMATS) as file:
+        with _OPENING, _without_limit(), Image.open(source, formats=INPUT_FORMATS) as file:
             yield file
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: this is not an image that can be read; convert it to PNG or JPEG") from error
@@ -257,8 +256,19 @@ def _open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Imag
         raise ImageError(f"{path}: reading is not permitted; change the file's permissions") from error
     except _DECODING_ERRORS as error:
         raise ImageError(f"{path}: the image is damaged or cut off ({error}); copy or download it again") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    """Inside the block Pillow opens pictures of any size: our own limit names size and remedy, and spares JPEG."""
+    limit = Image.MAX_IMAGE_PIXELS
+    # Pillow warns of broken metadata beside sound pixels.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _place_note(path: Path, image_format: str, note: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler, PNDMScheduler
 from torch import Tensor
 
 from acfun.losses import predict_original_sample
@@ -21,6 +22,13 @@ Measure = Callable[[Tensor], Tensor]
 _MARGIN = 1e-4
 
 
+def allow_late_start(scheduler: Any) -> Any:
+    """The scheduler; in place of PNDM, whose formulas need a schedule's first steps, DDIM with its noise schedule."""
+    if isinstance(scheduler, PNDMScheduler):
+        return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+    return scheduler
+
+
 def select_timesteps(scheduler: Any, num_inference_steps: int, strength: float, device: torch.device) -> Tensor:
     """Timesteps (S,) of a run that starts from a picture noised to `strength`; strength 1 is the whole schedule.
 
@@ -31,13 +39,17 @@ def select_timesteps(scheduler: Any, num_inference_steps: int, strength: float, 
         raise ValueError(
             f"strength {strength} is outside (0, 1]: 1 starts from noise, a small value stays near the photo"
         )
-    scheduler.set_timesteps(num_inference_steps, device=device)
     count = round(num_inference_steps * strength)
-    if count == 0:
+    if count < 1:
         raise ValueError(
             f"strength {strength} of {num_inference_steps} steps leaves none; raise strength or num_inference_steps"
         )
-    timesteps: Tensor = scheduler.timesteps[-count * scheduler.order :]
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    # Counted from the front: the last step of a schedule of order 2 has one timestep, and PNDM has one too many.
+    first = (num_inference_steps - count) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)  # a timestep that stands there twice does not say which is meant
+    timesteps: Tensor = scheduler.timesteps[first:]
     return timesteps
 
 

@@ -3,7 +3,9 @@
 `FaceStylization` holds what the pipelines of all families share when they paint.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -13,6 +15,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from torch import Tensor
 
+from acfun.base import Conditions
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import Faces, build_callback, encode_prompts, pair, predict_guided, prepare_faces, scaled
 from acfun.devices import place
@@ -24,13 +27,15 @@ from acfun.identity_adapter import embed_people, get_embed_size
 from acfun.images import resize
 from acfun.pipelines.styled import StyledPipeline
 from acfun.portrait import Portrait, find_landmarks
-from acfun.sampling import OnStep, denoise, find_noise, select_timesteps
+from acfun.sampling import OnStep, Predict, allow_late_start, denoise, find_noise, select_timesteps
 
 DEFAULT_PROMPT = "a painting of a person"
 
 
 class FaceStylization(StyledPipeline):
     """Paint a face in a fitted style, or generate one from text: to be mixed into a pipeline of diffusers."""
+
+    scheduler: Any
 
     @torch.no_grad()
     def __call__(
@@ -67,25 +72,27 @@ class FaceStylization(StyledPipeline):
         """Sample.
 
         Args:
-            prompt: description of the result; the style's pseudo-word is added when it is missing. One, or one a face.
+            prompt: description of the result; the style's pseudo-word is added when it is missing. One, or one a face;
+                `DEFAULT_PROMPT` when None.
             face: portraits to be painted, (B,3,H,W) in [-1,1] or pictures; None generates from pure noise.
             face_landmarks: (B,189,2), or (1,189,2) for all, pixels of the faces once they are stretched to height and
                 width; when None they are looked for, and a face that is not found is taken to be framed as usual.
             negative_prompt: what to keep away from, with guidance_scale > 1. One, or one a prompt.
             strength: in (0, 1]; how far the face is noised before it is painted. 1 starts from (almost) pure noise.
             invert_face: noise the face by DDIM inversion under the bare base, which keeps its layout, not at random.
-            style_scale: 0 is the base, 1 the style as fitted; acts on all its parts.
+            style_scale: ≥ 0; 0 is the base, 1 the style as fitted; acts on all its parts.
             imagery_scale: ≥ 0; how far the style image's own strokes go against the face's light and shade: the face is
                 laid out in them before it is painted and gone over with them afterwards. 0 paints without them, and
                 without the guide. Only with a face, and a style that keeps its style image.
             identity_scale: ≥ 0; how far features are drawn as they are, and how strongly it is guided to the person.
             num_guide_steps: moves of the guide after sampling, which brings the person back; 0 leaves it out.
-            structure_scale: multiplies style_scale in the UNet's decoder, which carries shapes.
-            color_scale: multiplies style_scale in the UNet's encoder, which carries texture and colour.
-            guidance_scale: classifier-free guidance; 1 switches it off.
-            num_inference_steps: steps of a whole schedule; `strength` shortens it.
+            structure_scale: ≥ 0; multiplies style_scale in the UNet's decoder, which carries shapes.
+            color_scale: ≥ 0; multiplies style_scale in the UNet's encoder, which carries texture and colour.
+            guidance_scale: ≥ 1; classifier-free guidance; 1 switches it off.
+            num_inference_steps: steps of a whole schedule; `strength` shortens it. With a face and `PNDMScheduler`,
+                which cannot start late, these are of DDIM with the same noise schedule.
             height: of the result, pixels; the base's resolution when None. Faces are stretched to height and width.
-            width: likewise. Both are multiples of the VAE's factor times the UNet's.
+            width: likewise. Both are multiples of `vae_scale_factor`.
             enlargement: ≥ 1; the result is this many times as high and wide. The strokes that go over a painted face
                 are cut that much larger from the style image, which has such detail up to `STYLE_SIDE` pixels, and its
                 features are drawn as finely as the face shows them, which may be larger than height and width.
@@ -109,47 +116,48 @@ class FaceStylization(StyledPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self._keep_vae_precise()
-        self._check_arguments(face, face_landmarks, latents, enlargement, callback_on_step_end_tensor_inputs)
+        self._check_arguments(face, face_landmarks, latents, callback_on_step_end_tensor_inputs)
         self._check_sizes(height, width, num_images_per_prompt)
-        _check_dials(imagery_scale=imagery_scale, identity_scale=identity_scale, num_guide_steps=num_guide_steps)
+        scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
+        dials = {"imagery_scale": imagery_scale, "identity_scale": identity_scale, "num_guide_steps": num_guide_steps}
+        _check_dials(0, "0 does without", **scales, **dials)
+        _check_dials(1, "1 gives the size that is sampled", enlargement=enlargement)
+        _check_dials(1, "1 switches it off", guidance_scale=guidance_scale)
         size = (height or self.base.resolution, width or self.base.resolution)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
-        texts, negatives, faces = pair(prompt or DEFAULT_PROMPT, negative_prompt, faces, num_images_per_prompt)
+        prompt = DEFAULT_PROMPT if prompt is None else prompt
+        texts, negatives, faces = pair(prompt, negative_prompt, faces, num_images_per_prompt)
         image_embeds = self._encode_images(
             person, ip_adapter_image, len(texts), num_images_per_prompt, use_guidance=guidance_scale > 1
         )
-        start = 1.0 if faces is None else strength
-        timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
-        on_step: OnStep | None = None
         sitting = None
-        if face is not None and faces is not None and imagery_scale > 0:
-            photos = prepare_faces(face, (enlargement * size[0], enlargement * size[1])).to(faces)
-            dials = {"freedom": imagery_scale, "identity_scale": identity_scale}
-            sitting = self._sit(faces[::num_images_per_prompt], face_landmarks, photos, num_images_per_prompt, **dials)
-        if faces is None:
-            latents = self._draw_latents(latents, len(texts), size, generator)
-        else:
-            faces = faces if sitting is None else sitting.sketch()
-            latents = self._noise_faces(faces, timesteps, generator, invert_face=invert_face, image_embeds=image_embeds)
-        # Callbacks of diffusers read and set these.
-        self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
-        scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
-        with scaled(self._style_model, **scales):
-            used = negatives if guidance_scale > 1 else None
-            conditions = encode_prompts(self, self._style_model, texts, used, size)
-            conditions.image_embeds = image_embeds
-            if callback_on_step_end is not None:
-                names = callback_on_step_end_tensor_inputs
-                on_step = build_callback(callback_on_step_end, self, conditions, names)
-
-            def predict(current: Tensor, timestep: Tensor) -> Tensor:
-                scale = self._guidance_scale
-                return predict_guided(self.unet, current, timestep, conditions, scale, cross_attention_kwargs)
-
-            steps = takewhile(lambda _: not self._interrupt, timesteps)
-            step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
-            latents = denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_step=on_step)
+        with self._starting_late(is_late=faces is not None):
+            start = 1.0 if faces is None else strength
+            timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
+            self._keep_vae_precise()
+            if face is None or faces is None:
+                latents = self._draw_latents(latents, len(texts), size, generator)
+            else:
+                if imagery_scale > 0:
+                    photos = prepare_faces(face, (enlargement * size[0], enlargement * size[1])).to(faces)
+                    freedom = {"freedom": imagery_scale, "identity_scale": identity_scale}
+                    each = faces[::num_images_per_prompt]
+                    sitting = self._sit(each, face_landmarks, photos, num_images_per_prompt, **freedom)
+                faces = faces if sitting is None else sitting.sketch()
+                bare = self._build_bare(faces, image_embeds, cross_attention_kwargs) if invert_face else None
+                latents = self._noise_faces(faces, timesteps, generator, bare)
+            # Callbacks of diffusers read and set these.
+            self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, len(timesteps), False
+            with scaled(self._style_model, **scales):
+                used = negatives if guidance_scale > 1 else None
+                conditions = encode_prompts(self, self._style_model, texts, used, size)
+                conditions.image_embeds = image_embeds
+                on_step: OnStep | None = None
+                if callback_on_step_end is not None:
+                    names = callback_on_step_end_tensor_inputs
+                    on_step = build_callback(callback_on_step_end, self, conditions, names)
+                step_kwargs = self.prepare_extra_step_kwargs(generator, eta)
+                latents = self._sample(latents, timesteps, conditions, cross_attention_kwargs, step_kwargs, on_step)
         if sitting is not None and not self._interrupt:
             latents = sitting.guide(latents, num_guide_steps)
         images = latents if output_type == "latent" else self._finish(latents, sitting, enlargement, output_type)
@@ -161,11 +169,8 @@ class FaceStylization(StyledPipeline):
         face: Faces | None,
         landmarks: Tensor | None,
         latents: Tensor | None,
-        enlargement: int,
         tensor_inputs: Sequence[str],
     ) -> None:
-        if enlargement < 1:
-            raise ValueError(f"enlargement is {enlargement}: 1 gives the size that is sampled, 2 twice that")
         if face is not None and latents is not None:
             raise ValueError("latents and face exclude each other: the face decides where the painting starts")
         if landmarks is not None and (landmarks.ndim, *landmarks.shape[1:]) != (3, NUM_LANDMARKS, 2):
@@ -259,28 +264,66 @@ class FaceStylization(StyledPipeline):
         )
         return drawn
 
-    def _noise_faces(
-        self, faces: Tensor, timesteps: Tensor, generator: Any, *, invert_face: bool, image_embeds: list[Tensor] | None
-    ) -> Tensor:
-        """Latents (B,C,h,w) of the faces at the first timestep; inverted ones lead the bare base back to the faces."""
+    @contextmanager
+    def _starting_late(self, *, is_late: bool) -> Iterator[None]:
+        """Inside the block the scheduler is one that can start in the middle of its schedule, where it has to."""
+        former = self.scheduler
+        self.scheduler = allow_late_start(former) if is_late else former
+        try:
+            yield
+        finally:
+            self.scheduler = former
+
+    def _noise_faces(self, faces: Tensor, timesteps: Tensor, generator: Any, bare: Predict | None) -> Tensor:
+        """Latents (B,C,h,w) of the faces at the first timestep.
+
+        Args:
+            faces: (B,3,H,W) in [-1,1].
+            timesteps: (S,) that follow.
+            generator: source of noise, where it is drawn.
+            bare: of `_build_bare`, by which they are inverted, so that it leads back to the faces; None draws noise.
+        """
         latents, size = encode_latents(self.vae, faces), (faces.shape[-2], faces.shape[-1])
-        if invert_face:
-            no_image = (
-                None if image_embeds is None else [torch.zeros_like(part[-len(faces) :]) for part in image_embeds]
-            )
-            conditions = encode_prompts(self, None, [BARE_PROMPT] * len(faces), None, size)
-            conditions.image_embeds = no_image
-
-            def predict(current: Tensor, timestep: Tensor) -> Tensor:
-                return predict_guided(self.unet, current, timestep, conditions, 1.0)
-
-            with scaled(self._style_model, style_scale=0.0):
-                noise = find_noise(predict, self.base.scheduler, latents, timesteps)
-        else:
+        if bare is None:
             noise = self._draw_latents(None, len(faces), size, generator) / self.scheduler.init_noise_sigma
+        else:
+            with scaled(self._style_model, style_scale=0.0):
+                noise = find_noise(bare, self.base.scheduler, latents, timesteps)
         # Schedulers differ in how they scale noisy latents.
         noised: Tensor = self.scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(faces)))
         return noised
+
+    def _build_bare(
+        self, faces: Tensor, image_embeds: list[Tensor] | None, cross_attention_kwargs: dict[str, Any] | None
+    ) -> Predict:
+        """The base without style and without picture prompts, told that it sees portraits (B,3,H,W)."""
+        size = (faces.shape[-2], faces.shape[-1])
+        conditions = encode_prompts(self, None, [BARE_PROMPT] * len(faces), None, size)
+        if image_embeds is not None:
+            conditions.image_embeds = [torch.zeros_like(part[-len(faces) :]) for part in image_embeds]
+
+        def predict(current: Tensor, timestep: Tensor) -> Tensor:
+            return predict_guided(self.unet, current, timestep, conditions, 1.0, cross_attention_kwargs)
+
+        return predict
+
+    def _sample(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions,
+        cross_attention_kwargs: dict[str, Any] | None,
+        step_kwargs: dict[str, Any],
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """Latents (B,C,h,w) denoised over timesteps (S,), until a callback interrupts."""
+
+        def predict(current: Tensor, timestep: Tensor) -> Tensor:
+            scale = self._guidance_scale  # a callback may change it
+            return predict_guided(self.unet, current, timestep, conditions, scale, cross_attention_kwargs)
+
+        steps = takewhile(lambda _: not self._interrupt, timesteps)
+        return denoise(predict, self.scheduler, latents, steps, step_kwargs=step_kwargs, on_step=on_step)
 
 
 class FaceStylizationPipeline(FaceStylization, StableDiffusionPipeline):
@@ -296,7 +339,8 @@ class FaceStylizationPipeline(FaceStylization, StableDiffusionPipeline):
     """
 
 
-def _check_dials(**dials: float) -> None:
+def _check_dials(least: int, meaning: str, **dials: float) -> None:
+    """Refuse dials below the least one, which means what is said, and those that are no numbers."""
     for name, value in dials.items():
-        if value < 0:
-            raise ValueError(f"{name} is {value}: 0 does without, larger values do more")
+        if not least <= value < math.inf:
+            raise ValueError(f"{name} is {value}: {meaning}, larger values do more")

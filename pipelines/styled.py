@@ -191,6 +191,7 @@ class StyledPipeline(_Pipeline):
         raise RuntimeError("a style's pipeline cannot be offloaded: move it by pipe.to(device), in float16 if need be")
 
     enable_sequential_cpu_offload = enable_model_cpu_offload
+    enable_group_offload = enable_model_cpu_offload
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save the base, as diffusers does; RuntimeError while a style is in it."""

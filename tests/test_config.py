@@ -104,11 +104,25 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"identity_weight": -1.0}, "identity_weight is -1.0; it must be 0 or above"),
         ({"objective": "shared", "style_weight": 0.0, "face_weight": 0.0, "identity_weight": 0.0}, "all weights"),
         ({"resume": True}, "need a run folder; give output_dir"),
+        ({"face_paths": "photo.jpg"}, r"face_paths is 'photo.jpg'; tuple is needed, for one value \('photo.jpg',\)"),
+        ({"cfun_groups": "decoder"}, "cfun_groups is 'decoder'; tuple is needed"),
+        ({"face_paths": (Path("b.png"),)}, r"face_paths is PosixPath\('b.png'\); str is needed"),
+        ({"max_steps": 1.5}, "max_steps is 1.5; int is needed"),
+        ({"seed": None}, "seed is None; int is needed"),
+        ({"use_afun": "no"}, "use_afun is 'no'; bool is needed"),
+        ({"output_dir": 3}, "output_dir is 3; str is needed"),
     ],
 )
 def test_impossible_values_are_refused_in_python_too(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FitConfig(style_path="a.png", **values)
+
+
+def test_lists_and_whole_numbers_are_taken_in_python_as_in_toml() -> None:
+    config = FitConfig(style_path="a.png", face_paths=["b.png"], learning_rate=1)  # type: ignore[arg-type]
+    assert config == FitConfig(style_path="a.png", face_paths=("b.png",), learning_rate=1.0)
+    assert type(config.learning_rate) is float
+    assert hash(config) is not None
 
 
 @pytest.mark.parametrize("objective", get_args(get_type_hints(FitConfig)["objective"]))

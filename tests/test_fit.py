@@ -213,6 +213,12 @@ def test_a_bfloat16_base_is_fitted_in_float32(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in style.fitted_tensors.values()} == {torch.float32}
 
 
+def test_a_float16_base_is_not_fitted(tmp_path: Path) -> None:
+    base = make_tiny_base(dtype=torch.float16)
+    with pytest.raises(ConfigError, match=r"'tiny' is in float16.*float32 or bfloat16"):
+        fit_style(make_config(tmp_path), base=base)
+
+
 @pytest.mark.parametrize(
     "options",
     [

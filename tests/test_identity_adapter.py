@@ -32,7 +32,7 @@ from acfun.portrait import find_landmarks
 from pipelines.face_stylization import FaceStylizationPipeline
 from pipelines.face_stylization_xl import FaceStylizationXLPipeline
 from tests.cli.tools import check_explained, run, run_well
-from tests.pipelines.test_face_stylization import make_style, paint
+from tests.pipelines.tools import make_style, paint
 from tests.tiny import make_tiny_base, save_tiny_checkpoint
 from tests.tools import make_ip_adapter
 

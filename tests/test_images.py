@@ -1,6 +1,8 @@
 """Every kind of picture a user may have: the right pixels, or an error that says what and what to do."""
 
 import struct
+import threading
+import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -234,6 +236,29 @@ def test_loading_leaves_pillows_own_limit_alone(tmp_path: Path) -> None:
     save_image(paint_halves(), tmp_path / "a.png")
     load_image(tmp_path / "a.png")
     assert before == Image.MAX_IMAGE_PIXELS is not None
+
+
+def test_threads_that_read_at_once_leave_no_trace_in_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_image(paint_halves(), tmp_path / "a.png")
+    before, to_rgb, inside = (Image.MAX_IMAGE_PIXELS, warnings.filters[:]), images._to_rgb, threading.Semaphore(0)
+
+    def linger(image: Image.Image) -> Image.Image:
+        """The first thread leaves once the second is in, or cannot come in; the second once the first has left."""
+        inside.release()
+        if threading.current_thread() is first:
+            second.start()
+            inside.acquire()
+            inside.acquire(timeout=0.5)
+        else:
+            first.join(timeout=10)
+        return to_rgb(image)
+
+    monkeypatch.setattr(images, "_to_rgb", linger)
+    first, second = (threading.Thread(target=load_image, args=(tmp_path / "a.png",)) for _ in range(2))
+    first.start()
+    first.join()
+    second.join()
+    assert (Image.MAX_IMAGE_PIXELS, warnings.filters) == before
 
 
 def test_conversions_are_inverse_and_clip() -> None:

@@ -51,7 +51,7 @@ class AffineBlock(nn.Module):
     def forward(self, hidden_states: Tensor, temb: Tensor | None = None) -> Tensor:
         """(B,C_in,H,W) and the time embedding → (B,C,H,W) in the base's dtype."""
         output: Tensor = self.base_layer(hidden_states, temb)
-        gain, shift = self.affine(self._compute_statistics(output))
+        gain, shift = self.affine(self._compute_statistics(output).to(self.affine.to_hidden.weight.dtype))
         styled: Tensor = output * (1 + self.scale * gain) + self.scale * shift
         return styled.to(output.dtype)
 

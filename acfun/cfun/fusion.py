@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from acfun.cfun.affine import AffineBlock, AffineVariant
-from acfun.cfun.lora import ADAPTER_NAME, ATTENTION_LORA, LAYER_LORA, LORA
+from acfun.cfun.lora import ATTENTION_LORA, LAYER_LORA, LORA, LoraBlock
 from acfun.cfun.sites import GROUPS, Group, Site, replace_module
 from acfun.errors import ConfigError, StyleFileError
 
@@ -112,7 +111,7 @@ class ConcreteFusion:
         for site, layer in zip(self._sites, self._layers, strict=True):
             for name, parameter in layer.named_parameters():
                 if not name.startswith("base_layer."):
-                    yield f"{site.name}.{name.replace(f'.{ADAPTER_NAME}.', '.')}", parameter
+                    yield f"{site.name}.{name}", parameter
 
     def state_dict(self) -> dict[str, Tensor]:
         """The adapters' own parameters, detached, sharing memory with the live ones."""
@@ -138,10 +137,7 @@ class ConcreteFusion:
 
 def carries_adapters(unet: nn.Module) -> bool:
     """True while the adapters of a style stand in `unet`."""
-    return any(
-        isinstance(module, AffineBlock) or (isinstance(module, LoraLayer) and ADAPTER_NAME in module.scaling)
-        for module in unet.modules()
-    )
+    return any(isinstance(module, AffineBlock | LoraBlock) for module in unet.modules())
 
 
 def inject(unet: nn.Module, options: CFunOptions) -> ConcreteFusion:

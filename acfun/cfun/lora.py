@@ -1,6 +1,7 @@
 """Low-rank adapters through PEFT, behind the contract of the other variants.
 
-PEFT makes the layers from its own `LoraConfig`; where they stand and how strongly they act is decided here.
+PEFT makes the factors from its own `LoraConfig`; they stand in a wrapper of ours, because what diffusers does to LoRAs
+(`set_adapters`, `fuse_lora`, a `scale` for one call) it does to every layer of PEFT, and a style is none of its own.
 """
 
 from typing import Protocol
@@ -24,6 +25,26 @@ class _FindSites(Protocol):
     def __call__(self, unet: nn.Module, groups: tuple[Group, ...]) -> list[Site]: ...
 
 
+class LoraBlock(nn.Module):
+    """A linear or a convolution W (`base_layer`) with a low-rank update: W x + scale · B A x."""
+
+    scale: Tensor
+
+    def __init__(self, layer: LoraLayer) -> None:
+        super().__init__()
+        # The base comes first: libraries read a model's dtype from its first parameter.
+        self.base_layer = layer.base_layer
+        self.lora_A, self.lora_B = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B,…) as the base takes it → (B,…) in the base's dtype."""
+        output: Tensor = self.base_layer(hidden_states)
+        update = self.lora_B(self.lora_A(hidden_states.to(next(self.lora_A.parameters()).dtype)))
+        adapted: Tensor = output + update * self.scale
+        return adapted.to(output.dtype)
+
+
 class LoraVariant:
     """LoRA on the ResBlocks' convolutions, on attention (for the ablation), or on any layer (for imported ones)."""
 
@@ -42,15 +63,10 @@ class LoraVariant:
         holder = nn.ModuleDict({str(index): site.module for index, site in enumerate(sites)})
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(holder.keys()))
         inject_adapter_in_model(config, holder, adapter_name=ADAPTER_NAME)
-        layers = list(holder.values())
-        for layer in layers:
-            # A tensor, because a compiled UNet keeps the value of a Python float.
-            _as_lora(layer).scaling[ADAPTER_NAME] = torch.ones(())
-        return layers
+        return [LoraBlock(_as_lora(layer)) for layer in holder.values()]
 
     def scale_of(self, layer: nn.Module) -> Tensor:
-        scale: Tensor = _as_lora(layer).scaling[ADAPTER_NAME]
-        return scale
+        return layer.get_buffer("scale")
 
 
 LORA = LoraVariant(find_res_blocks, CONVOLUTIONS)

@@ -112,6 +112,9 @@ def test_the_vae_that_overflows_in_half_precision_stays_float32(
 ) -> None:
     pipe.save_pretrained(tmp_path / "checkpoint")
     loaded = FaceStylizationXLPipeline.from_pretrained(tmp_path / "checkpoint", dtype=torch.float16)
+    with pytest.raises(ValueError, match="strength"):
+        paint(loaded, face=torch.zeros(1, 3, RESOLUTION, RESOLUTION), strength=2.0)
+    assert loaded.vae.dtype == torch.float16  # a call that is refused changes nothing
     assert paint(loaded).isfinite().all()
     for halved in (pipe.to(torch.float16), loaded):
         assert (halved.vae.dtype, halved.unet.dtype) == (torch.float32, torch.float16)
