@@ -9,6 +9,8 @@ from torch import Tensor
 from acfun.base import Base, encode_prompt
 from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
+from acfun.face.networks import NUM_LANDMARKS
+from acfun.face.regions import REGIONS
 from acfun.imagery import FaceTargets, Imagery
 from acfun.portrait import Portrait
 from acfun.sampling import denoise, descend, find_noise, select_timesteps
@@ -68,6 +70,46 @@ class Sitting:
         rows = zip(images.clamp(-1, 1).split(1), sitters, self.sitters, strict=True)
         finish = self.imagery.finish
         return torch.cat([finish(*row, self.freedom, enlargement, self.identity_scale) for row in rows])
+
+
+def check_known(landmarks: Tensor | None, regions: Tensor | None, size: tuple[int, int]) -> None:
+    """Refuse what is no landmarks (B,189,2) and no regions (B,6,*size) of faces; None is neither wrong nor known.
+
+    Raises:
+        ValueError: another shape.
+    """
+    wanted = (("face_landmarks", landmarks, (NUM_LANDMARKS, 2)), ("face_regions", regions, (len(REGIONS), *size)))
+    for name, rows, shape in wanted:
+        if rows is not None and rows.shape[1:] != shape:
+            raise ValueError(f"{name} has shape {tuple(rows.shape)}: (B,{','.join(map(str, shape))}) is needed")
+
+
+def build_portraits(faces: Tensor, landmarks: Tensor, regions: Tensor | None, times: int = 1) -> list[Portrait]:
+    """Portraits of faces (F,3,H,W) and what is known of them.
+
+    Args:
+        faces: the pictures.
+        landmarks: (B,189,2) pixels; B is 1, F, or `times` F.
+        regions: (B,6,H,W) in [0,1], their `REGIONS`, likewise; None: they are found.
+        times: how often each face is painted.
+
+    Raises:
+        ValueError: another number of rows.
+    """
+    points = _match_rows("face_landmarks", landmarks.to(faces), len(faces), times)
+    if regions is None:
+        return list(map(Portrait, faces.split(1), points))
+    masks = _match_rows("face_regions", regions.to(faces), len(faces), times)
+    rows = zip(faces.split(1), points, masks, strict=True)
+    return [Portrait(face, place, given_regions=mask) for face, place, mask in rows]
+
+
+def _match_rows(name: str, rows: Tensor, count: int, times: int) -> Sequence[Tensor]:
+    rows = rows[::times] if len(rows) == times * count else rows
+    if len(rows) not in {1, count}:
+        raise ValueError(f"{name} has {len(rows)} rows for {count} faces: give one, or one each")
+    each: Sequence[Tensor] = rows.expand(count, *rows.shape[1:]).split(1)
+    return each
 
 
 @torch.no_grad()

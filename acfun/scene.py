@@ -46,7 +46,7 @@ def fill(maps: Tensor, known: Tensor) -> Tensor:
     """What is not known of (1,C,H,W), by (1,1,H,W) in [0,1], taken from around it (push-pull, Gortler et al. 1996)."""
     if min(maps.shape[-2:]) == 1:
         return maps
-    size = [-(-side // 2) for side in maps.shape[-2:]]
+    size = (-(-maps.shape[-2] // 2), -(-maps.shape[-1] // 2))
     share = F.adaptive_avg_pool2d(known, size)
     coarse = F.adaptive_avg_pool2d(known * maps, size) / share.clamp(min=1e-6)
     filled = fill(coarse, (4 * share).clamp(max=1))

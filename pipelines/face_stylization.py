@@ -21,12 +21,11 @@ from acfun.conditioning import Faces, build_callback, encode_prompts, pair, pred
 from acfun.devices import place
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
-from acfun.face.networks import NUM_LANDMARKS
-from acfun.guidance import BARE_PROMPT, NUM_GUIDE_STEPS, STRENGTH, Sitting
+from acfun.guidance import BARE_PROMPT, NUM_GUIDE_STEPS, STRENGTH, Sitting, build_portraits, check_known
 from acfun.identity_adapter import embed_people, get_embed_size
 from acfun.images import resize
 from acfun.pipelines.styled import StyledPipeline
-from acfun.portrait import Portrait, find_landmarks
+from acfun.portrait import find_landmarks
 from acfun.sampling import OnStep, Predict, allow_late_start, denoise, find_noise, select_timesteps
 
 DEFAULT_PROMPT = "a painting of a person"
@@ -44,6 +43,7 @@ class FaceStylization(StyledPipeline):
         *,
         face: Faces | None = None,
         face_landmarks: Tensor | None = None,
+        face_regions: Tensor | None = None,
         negative_prompt: str | Sequence[str] = "",
         strength: float = STRENGTH,
         invert_face: bool = True,
@@ -77,6 +77,7 @@ class FaceStylization(StyledPipeline):
             face: portraits to be painted, (B,3,H,W) in [-1,1] or pictures; None generates from pure noise.
             face_landmarks: (B,189,2), or (1,189,2) for all, pixels of the faces once they are stretched to height and
                 width; when None they are looked for, and a face that is not found is taken to be framed as usual.
+            face_regions: (B,6,height,width), or one for all, masks of their `REGIONS`; when None they are found.
             negative_prompt: what to keep away from, with guidance_scale > 1. One, or one a prompt.
             strength: in (0, 1]; how far the face is noised before it is painted. 1 starts from (almost) pure noise.
             invert_face: noise the face by DDIM inversion under the bare base, which keeps its layout, not at random.
@@ -116,7 +117,7 @@ class FaceStylization(StyledPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self._check_arguments(face, face_landmarks, latents, callback_on_step_end_tensor_inputs)
+        self._check_arguments(face, latents, callback_on_step_end_tensor_inputs)
         self._check_sizes(height, width, num_images_per_prompt)
         scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
         dials = {"imagery_scale": imagery_scale, "identity_scale": identity_scale, "num_guide_steps": num_guide_steps}
@@ -124,6 +125,7 @@ class FaceStylization(StyledPipeline):
         _check_dials(1, "1 gives the size that is sampled", enlargement=enlargement)
         _check_dials(1, "1 switches it off", guidance_scale=guidance_scale)
         size = (height or self.base.resolution, width or self.base.resolution)
+        check_known(face_landmarks, face_regions, size)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         prompt = DEFAULT_PROMPT if prompt is None else prompt
         texts, negatives, faces = pair(prompt, negative_prompt, faces, num_images_per_prompt)
@@ -140,9 +142,8 @@ class FaceStylization(StyledPipeline):
             else:
                 if imagery_scale > 0:
                     photos = prepare_faces(face, (enlargement * size[0], enlargement * size[1])).to(faces)
-                    freedom = {"freedom": imagery_scale, "identity_scale": identity_scale}
-                    each = faces[::num_images_per_prompt]
-                    sitting = self._sit(each, face_landmarks, photos, num_images_per_prompt, **freedom)
+                    known = (face_landmarks, face_regions)
+                    sitting = self._sit(faces, photos, known, num_images_per_prompt, imagery_scale, identity_scale)
                 faces = faces if sitting is None else sitting.sketch()
                 bare = self._build_bare(faces, image_embeds, cross_attention_kwargs) if invert_face else None
                 latents = self._noise_faces(faces, timesteps, generator, bare)
@@ -167,14 +168,11 @@ class FaceStylization(StyledPipeline):
     def _check_arguments(
         self,
         face: Faces | None,
-        landmarks: Tensor | None,
         latents: Tensor | None,
         tensor_inputs: Sequence[str],
     ) -> None:
         if face is not None and latents is not None:
             raise ValueError("latents and face exclude each other: the face decides where the painting starts")
-        if landmarks is not None and (landmarks.ndim, *landmarks.shape[1:]) != (3, NUM_LANDMARKS, 2):
-            raise ValueError(f"face_landmarks has shape {tuple(landmarks.shape)}: (B,{NUM_LANDMARKS},2) is needed")
         if unknown := set(tensor_inputs) - set(self._callback_tensor_inputs):
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(
@@ -190,31 +188,36 @@ class FaceStylization(StyledPipeline):
             raise ValueError(f"num_images_per_prompt is {num_images}: give at least 1")
 
     def _sit(
-        self, faces: Tensor, landmarks: Tensor | None, photos: Tensor, times: int, **dials: float
+        self,
+        faces: Tensor,
+        photos: Tensor,
+        known: tuple[Tensor | None, Tensor | None],
+        times: int,
+        imagery_scale: float,
+        identity_scale: float,
     ) -> Sitting | None:
-        """Faces (B,3,H,W), to be painted `times` times each, before the loaded style's imagery; None without one.
+        """Faces (B,3,H,W), each `times` times in a row, before the loaded style's imagery; None without one.
 
         Args:
             faces: the portraits.
-            landmarks: (1,189,2) or (B,189,2) pixels of them; None looks for them.
-            photos: (1,3,kH,kW) or (B,3,kH,kW), the same in more detail.
+            photos: (1,3,kH,kW) or one a portrait, the same in more detail.
+            known: their landmarks and regions, one for all or one each; None are looked for.
             times: how often each is painted.
-            dials: of `Sitting`.
+            imagery_scale: as in the call.
+            identity_scale: likewise.
         """
         imagery = self._load_imagery()
         if imagery is None:
             return None
+        each = faces[::times]
+        landmarks, regions = known
         if landmarks is None:
             finder = place(load_face_finder(), faces.device)
-            landmarks = torch.cat([find_landmarks(face, finder) for face in faces.split(1)])
-        if len(landmarks) == times * len(faces):
-            landmarks = landmarks[::times]
-        if len(landmarks) not in {1, len(faces)}:
-            raise ValueError(f"face_landmarks has {len(landmarks)} rows for {len(faces)} faces: give one, or one each")
-        landmarks = landmarks.to(faces).expand(len(faces), -1, -1)
-        portraits = list(map(Portrait, faces.split(1), landmarks.split(1)))
+            landmarks = torch.cat([find_landmarks(face, finder) for face in each.split(1)])
+        portraits = build_portraits(each, landmarks, regions, times)
         targets = [imagery.describe(portrait) for portrait in portraits]
-        return Sitting(imagery, portraits, targets, photos.expand(len(faces), -1, -1, -1), times, **dials)
+        details = photos.expand(len(each), -1, -1, -1)
+        return Sitting(imagery, portraits, targets, details, times, imagery_scale, identity_scale)
 
     def _finish(self, latents: Tensor, sitting: Sitting | None, enlargement: int, output_type: str) -> Any:
         """Pictures of latents, enlarged, and gone over with strokes where faces have sat."""

@@ -125,6 +125,7 @@ def test_arguments_without_meaning_are_refused(pipe: FaceStylizationPipeline, fa
     refused: list[tuple[str, dict[str, Any]]] = [
         ("exclude each other", {"face": face, "latents": latents}),
         (r"\(1, 2, 2\)", {"face": face, "face_landmarks": torch.zeros(1, 2, 2)}),
+        (r"face_regions .*\(B,6,32,32\)", {"face": face, "face_regions": torch.zeros(1, 6, 16, 16)}),
         ("strength", {"face": face, "strength": 0.0}),
         ("3 prompts", {"prompt": ["a"] * 3, "face": torch.cat([face, face])}),
         ("2 negative prompts", {"negative_prompt": ["a", "b"]}),
@@ -233,6 +234,19 @@ def test_another_identity_encoder_guides_to_another_picture(
     assert not torch.equal(other, own)
     pipe.use_identity_encoder("mini")
     assert torch.equal(paint(pipe, **arguments), own)
+
+
+def test_regions_that_are_known_are_not_looked_for(pipe: FaceStylizationPipeline, base: Base, face: Tensor) -> None:
+    pipe.load_style(add_picture(make_style(base), draw_red()))
+    landmarks = place_mean_face(RESOLUTION)[None]
+    found = Portrait(face, landmarks).regions
+    assert found is not None
+    arguments: dict[str, Any] = {"face": torch.cat([face, face]), "prompt": ["a person"] * 2}
+    own = paint(pipe, face_landmarks=landmarks, **arguments)
+    assert torch.equal(paint(pipe, face_landmarks=landmarks, face_regions=found, **arguments), own)
+    assert not torch.equal(paint(pipe, face_landmarks=landmarks, face_regions=found.flip(1), **arguments), own)
+    with pytest.raises(ValueError, match="face_regions has 3 rows for 2 faces"):
+        paint(pipe, face_landmarks=landmarks, face_regions=found.expand(3, -1, -1, -1), **arguments)
 
 
 def test_a_pack_guides_too(pipe: FaceStylizationPipeline, base: Base, face: Tensor, tmp_path: Path) -> None:
