@@ -22,7 +22,7 @@ from torch import Tensor
 from acfun.base import Base, load_base
 from acfun.cfun.affine import AffineBlock
 from acfun.errors import BaseFamilyMismatchError, FaceModelError, StyleFileError
-from acfun.portrait import StyleImage, place_mean_face
+from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.style import Style
 from pipelines import face_stylization
 from pipelines.face_stylization import FaceStylizationPipeline
