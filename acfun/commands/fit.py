@@ -9,8 +9,9 @@ import typer
 from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config
 from acfun.commands.fitting import fit as run_fit
+from acfun.commands.recording import MODEL_OPTIONS, check_distinct, is_local
 from acfun.commands.session import Session, print_message
-from acfun.config import dump_toml
+from acfun.config import FitConfig, dump_toml
 from acfun.errors import ConfigError
 from acfun.paths import explain_obstacle
 
@@ -81,6 +82,7 @@ def fit(
         session.finish(asdict(fit_config), dump_toml(asdict(fit_config)).rstrip())
         return
     check_style_path(output)
+    check_distinct([output], list_inputs(fit_config))
     check_images(*map(Path, (fit_config.style_path, *fit_config.face_paths)))
     fitted = run_fit(fit_config, session.load_fit_base(fit_config), session)
     fitted.style.save(output)
@@ -109,6 +111,15 @@ def check_style_path(path: Path) -> None:
         raise ConfigError(f"{path}: a style file ends in {STYLE_SUFFIX}; name it so")
     if obstacle := explain_obstacle(path):
         raise ConfigError(obstacle)
+
+
+def list_inputs(config: FitConfig) -> list[Path]:
+    """The files that a fit reads: pictures, models that are paths, and the checkpoint of its run folder."""
+    from acfun.fit_checkpoint import CHECKPOINT_NAME
+
+    models = [getattr(config, role) for role in MODEL_OPTIONS if is_local(getattr(config, role, None))]
+    checkpoint = [] if config.output_dir is None else [Path(config.output_dir) / CHECKPOINT_NAME]
+    return [*map(Path, (config.style_path, *config.face_paths, *models)), *checkpoint]
 
 
 def check_images(*paths: Path) -> None:
