@@ -70,7 +70,7 @@ class FitConfig:
         memory: what the fit has to do with: "auto" is what the device has free, else a card's size.
         device: "auto", "cpu", "cuda" or "mps".
         preview_every: steps between previews; 0 for none.
-        checkpoint_every: steps between checkpoints; 0 for none.
+        checkpoint_every: steps between checkpoints in `output_dir`; 0: one every few minutes.
         resume: continue from the checkpoint in `output_dir`.
     """
 

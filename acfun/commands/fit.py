@@ -24,7 +24,10 @@ RunDir = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.", rich_help_panel="Run")
 ]
-Every = Annotated[int | None, typer.Option(min=0, help="In steps; 0 for none.", rich_help_panel="Run")]
+PreviewEvery = Annotated[int | None, typer.Option(min=0, help="In steps; 0 for none.", rich_help_panel="Run")]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(min=0, help="In steps; 0 for every few minutes.", rich_help_panel="Run")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config as TOML and stop.", rich_help_panel="Run")]
 
 
@@ -45,8 +48,8 @@ def fit(
     face_detector: options.FaceDetector = None,
     run_dir: RunDir = None,
     resume: Resume = False,
-    preview_every: Every = None,
-    checkpoint_every: Every = None,
+    preview_every: PreviewEvery = None,
+    checkpoint_every: CheckpointEvery = None,
     dry_run: DryRun = False,
     seed: options.FitSeed = None,
     device: options.FitDevice = None,
@@ -56,7 +59,7 @@ def fit(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fit a style image and save the style; Ctrl-C saves it as far as it got."""
+    """Fit a style image and save the style; Ctrl-C or SIGTERM saves it as far as it got."""
     fit_config = build_config(
         config,
         is_whole=faces == "whole",

@@ -1,6 +1,7 @@
 """The benchmark: peers do what their papers say, rows are never lost, reports are made of them."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from acfun.base import Base
+from acfun.config import FitConfig
 from acfun.errors import BaseNotFoundError, ConfigError, NoFaceFoundError
 from acfun.evaluation.measures import COLUMNS, measure
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
@@ -19,8 +21,10 @@ from acfun.evaluation.report import BLIND_FILE, PLOT_FILE, SCORECARD_FILE, SHEET
 from acfun.evaluation.runner import OPTIONS_FILE, ROWS_FILE, Ledger, name_picture, read_rows, run
 from acfun.evaluation.style_judge import StyleJudge, load_style_judge
 from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, choose_renderers, list_pictures
+from acfun.fit import Progress, Report, fit_style
 from acfun.images import save_image, tensor_to_array, tensor_to_pil
 from acfun.portrait import Portrait, StyleImage, place_mean_face
+from acfun.style import Style
 from acfun.synthetic.data import find_data_dir
 from benchmarks.ablation import build_methods
 from tests.fitting import build_face_finder, build_identity_encoder
@@ -119,6 +123,20 @@ def test_variants_share_what_they_fit(base: Base) -> None:
     painted = [methods[name].prepare(base, make_scene(), 0)(1.0) for name in ("default", "no fit")]
     assert len(variant.styles) == 1
     assert not torch.equal(*painted)
+
+
+def test_an_interrupted_fit_gives_no_row(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(config: FitConfig, *, base: Base, report: Report) -> Style:
+        def stop(progress: Progress) -> None:
+            report(progress)
+            signal.raise_signal(signal.SIGTERM)
+
+        return fit_style(config, base=base, report=stop)
+
+    monkeypatch.setattr("acfun.evaluation.methods.fit_style", interrupt)
+    variant = AcfunVariant(fit={"max_steps": 2, "framing": "whole", "objective": "two_target"})
+    with pytest.raises(KeyboardInterrupt):
+        variant(base, make_scene(), 0)
 
 
 def test_what_is_known_is_measured(base: Base) -> None:
