@@ -11,6 +11,7 @@ from acfun.commands.session import Session, number_paths
 from acfun.errors import ConfigError
 
 DEFAULT_BASE = "mini"
+PICTURES_AT_ONCE = 4
 
 
 def generate(
@@ -63,7 +64,10 @@ def generate(
     sampling = session.build_sampling(context.params, has_face=False)
     manifest = record("generate", session, loaded, context.params, {"style": style, "person": person})
     session.say(f"sampling {count} picture{'s' if count > 1 else ''}")
-    pictures = pipe(person=sitter, num_images_per_prompt=count, **sampling).images
+    # Noise comes from one generator, so that a picture does not depend on how many are sampled at once.
+    sizes = [min(PICTURES_AT_ONCE, count - done) for done in range(0, count, PICTURES_AT_ONCE)]
+    batches = [pipe(person=sitter, num_images_per_prompt=size, **sampling).images for size in sizes]
+    pictures = [picture for batch in batches for picture in batch]
     outputs = save_results(session, pictures, output, manifest)
     session.finish({"outputs": outputs}, "\n".join(outputs))
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from acfun.config import dump_toml
-from acfun.images import load_image
+from acfun.images import load_image, read_pixels
 from acfun.paths import CACHE_DIR_VARIABLE, mini_dir
 from acfun.style import Style
 from tests.cli.tools import draw, fit, run, run_well
@@ -121,6 +121,18 @@ def test_generate_numbers_several_pictures(style: Path, tmp_path: Path) -> None:
     assert first != second
     run_well(*arguments, "--style", style)
     assert Path(answer["outputs"][0]).read_bytes() == first
+
+
+def test_pictures_do_not_depend_on_how_many_are_sampled_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at_once in (4, 3, 1):
+        monkeypatch.setattr("acfun.commands.generate.PICTURES_AT_ONCE", at_once)
+        output = tmp_path / f"{at_once}.png"
+        run_well("generate", "a man", "-o", output, "--count", 4, "--steps", 3, "--base", folder / "base")
+    for index in range(1, 5):
+        whole, *others = (read_pixels(tmp_path / f"{at_once}-{index}.png").astype(int) for at_once in (4, 3, 1))
+        assert all(np.abs(other - whole).max() <= 1 for other in others)
 
 
 def test_export_writes_both_files_and_says_what_is_kept(style: Path, tmp_path: Path) -> None:
