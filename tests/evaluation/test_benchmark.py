@@ -20,7 +20,15 @@ from acfun.evaluation.methods import METHODS, AcfunVariant, Method
 from acfun.evaluation.report import BLIND_FILE, PLOT_FILE, SCORECARD_FILE, SHEET_FILE, TABLE_FILE, write_report
 from acfun.evaluation.runner import OPTIONS_FILE, ROWS_FILE, Ledger, name_picture, read_rows, run
 from acfun.evaluation.style_judge import StyleJudge, load_style_judge
-from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, choose_renderers, list_pictures
+from acfun.evaluation.suites import (
+    RENDERERS,
+    Scene,
+    build_paintings,
+    build_paired,
+    choose_renderers,
+    digest_pictures,
+    list_pictures,
+)
 from acfun.fit import Progress, Report, fit_style
 from acfun.images import save_image, tensor_to_array, tensor_to_pil
 from acfun.portrait import Portrait, StyleImage, place_mean_face
@@ -270,6 +278,17 @@ def test_pictures_make_a_suite(tmp_path: Path) -> None:
         list_pictures(tmp_path / "nowhere")
     with pytest.raises(NoFaceFoundError):
         list(build_paintings(paths, paths, SIZE, build_face_finder()))
+
+
+def test_pictures_that_were_replaced_are_other_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save_image(tensor_to_pil(make_pictures(1, 3, 48)), tmp_path / name)
+    before = digest_pictures(list_pictures(tmp_path))
+    assert list(before) == ["a", "b"]
+    assert before["a"] == before["b"]
+    save_image(tensor_to_pil(make_pictures(1, 4, 48)), tmp_path / "b.png")
+    after = digest_pictures(list_pictures(tmp_path))
+    assert (after["a"], after["b"] == before["b"]) == (before["a"], False)
 
 
 def test_an_unknown_renderer_is_named() -> None:
