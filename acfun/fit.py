@@ -16,6 +16,7 @@ from torch import Tensor
 
 from acfun.base import Base, load_base
 from acfun.base.image_embeds import encode_style_image, require_image_encoder
+from acfun.base.sources import mark_local
 from acfun.base.vae_features import decode_latents
 from acfun.config import FitConfig
 from acfun.devices import DTYPES, fork_seed, select_device
@@ -112,7 +113,9 @@ def fit_style(
             if data is not None:
                 with resting(measures, base.image_encoder, None if decodes else base.vae):
                     FitLoop(config, base, data, model, accelerator, generator).run(report)
-            description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch.")}
+            description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch."), "base": base.name}
+            if config.base_config is not None:
+                description["base_config"] = mark_local(config.base_config)
             return Style.from_model(model, base, image=style_image, config=description).round_to_half()
         finally:
             model.eject()
