@@ -17,6 +17,9 @@ Config = TypeVar("Config")
 Objective = Literal["imagery", "two_target", "time_split", "shared", "pseudo_pair"]
 Group = Literal["encoder", "middle", "decoder"]
 Memory = Literal["auto", "24gb", "12gb", "8gb", "6gb"]
+# Of what paints photographs: which faces, and how much of the photograph.
+FaceChoice = Literal["all", "largest", "whole"]
+Extent = Literal["photo", "faces", "portraits"]
 
 # Which losses an objective is made of: the keys of `loss_weights`, each the first part of a field `<key>_weight`.
 _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import metadata as importlib_metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from acfun import __version__
 from acfun.base import Base
 from acfun.errors import BaseFamilyMismatchError, ConfigError, ImageError, StyleFileError, StyleWriteError
 from acfun.hub import STYLE_NAME, add_card, push_folder
@@ -67,7 +67,7 @@ class Style:
             metadata={
                 "format": FORMAT,
                 "format_version": str(FORMAT_VERSION),
-                "acfun_version": _find_version(),
+                "acfun_version": __version__,
                 "family": base.family,
                 "base_name": base.name,
                 "base_fingerprint": base.fingerprint,
@@ -311,10 +311,3 @@ def _check_bases(first: Style, other: Style) -> None:
                 f"cannot blend styles whose {key} is {first.metadata[key]!r} and {other.metadata[key]!r}: "
                 "fit both on one base",
             )
-
-
-def _find_version() -> str:
-    try:
-        return importlib_metadata.version("acfun-stylization")
-    except importlib_metadata.PackageNotFoundError:
-        return "unknown"

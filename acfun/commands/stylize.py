@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from acfun.base import Base
-    from acfun.config import FitConfig
+    from acfun.config import Extent, FitConfig
     from acfun.face.finder import Face
-    from acfun.photo import Extent, Sampling
+    from acfun.photo import Sampling
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from acfun.base import Base
+from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.config import FitConfig
 from acfun.errors import BaseNotFoundError, ConfigError, NoFaceFoundError
 from acfun.evaluation.measures import COLUMNS, measure
@@ -69,6 +70,11 @@ def paint(name: str, base: Base, setting: float) -> Tensor:
     return METHODS[name].prepare(base, make_scene(), 0)(setting)
 
 
+@torch.no_grad()
+def reconstruct(base: Base, images: Tensor) -> Tensor:
+    return decode_latents(base.vae, encode_latents(base.vae, images)).clamp(-1, 1)
+
+
 def test_a_scene_can_be_cut_to_one_person() -> None:
     whole = make_scene()
     assert whole.truths is not None
@@ -121,6 +127,23 @@ def test_latent_methods_paint_on_the_base(base: Base, name: str) -> None:
     assert painted.shape == (2, 3, SIZE, SIZE)
     assert painted.isfinite().all()
     assert torch.equal(painted, paint(name, base, 0.5))
+    plain = reconstruct(base, make_scene().faces)
+    near, far = (float((paint(name, base, setting) - plain).abs().mean()) for setting in (0.3, 1.0))
+    assert 0.01 < near < far
+
+
+def test_normalised_latents_have_the_styles_moments(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make_scene()
+    torch.testing.assert_close(paint("latent_adain", base, 0.0), reconstruct(base, scene.faces))
+    monkeypatch.setattr("acfun.evaluation.peers.classic.decode_latents", lambda vae, latents: latents)
+    wanted = encode_latents(base.vae, scene.style.painting.image)
+    near, far = (
+        sum(
+            float((moment(painted, (2, 3)) - moment(wanted, (2, 3))).abs().mean()) for moment in (torch.mean, torch.std)
+        )
+        for painted in (paint("latent_adain", base, share) for share in (1.0, 0.0))
+    )
+    assert near < 0.05 * far
 
 
 def test_variants_share_what_they_fit(base: Base) -> None:
