@@ -17,6 +17,9 @@ Config = TypeVar("Config")
 Objective = Literal["imagery", "two_target", "time_split", "shared", "pseudo_pair"]
 Group = Literal["encoder", "middle", "decoder"]
 Memory = Literal["auto", "24gb", "12gb", "8gb", "6gb"]
+# Of what paints photographs: which faces, and how much of the photograph.
+FaceChoice = Literal["all", "largest", "whole"]
+Extent = Literal["photo", "faces", "portraits"]
 
 # Which losses an objective is made of: the keys of `loss_weights`, each the first part of a field `<key>_weight`.
 _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {
@@ -70,7 +73,7 @@ class FitConfig:
         memory: what the fit has to do with: "auto" is what the device has free, else a card's size.
         device: "auto", "cpu", "cuda" or "mps".
         preview_every: steps between previews; 0 for none.
-        checkpoint_every: steps between checkpoints; 0 for none.
+        checkpoint_every: steps between checkpoints in `output_dir`; 0: one every few minutes.
         resume: continue from the checkpoint in `output_dir`.
     """
 

@@ -30,7 +30,14 @@ LIBRARIES = (
     "numpy",
     "scikit-image",
 )
-BASE_PARTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder")
+BASE_PARTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder", "identity_adapter")
+BASE_FILES = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer.json",
+    "feature_extractor/preprocessor_config.json",
+    "samples/style.png",
+)
 MEGABYTE = 1_000_000
 
 
@@ -214,12 +221,13 @@ def check_base(directory: Path) -> Check:
     sizes = {
         part: sum(path.stat().st_size for path in (directory / part).rglob("*.safetensors")) for part in BASE_PARTS
     }
-    missing = [part for part, size in sizes.items() if size == 0]
+    missing = [f"weights of {part}" for part, size in sizes.items() if size == 0]
+    missing += [name for name in BASE_FILES if not (directory / name).is_file()]
     if missing:
         return Check(
             "embedded base",
             "problem",
-            f"{directory} has no weights of {', '.join(missing)}",
+            f"{directory} has no {', no '.join(missing)}",
             "reinstall acfun, or train the parts with train/pretrain_*.py",
         )
     parts = ", ".join(f"{part} {size / MEGABYTE:.1f}" for part, size in sizes.items())

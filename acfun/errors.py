@@ -29,6 +29,10 @@ class StyleFileError(AcfunError):
     """A style file is missing, damaged, or from a newer acfun."""
 
 
+class StyleWriteError(StyleFileError, OSError):
+    """A style file cannot be written."""
+
+
 class ManifestError(AcfunError):
     """A picture has no manifest, or one that it cannot be made again from."""
 

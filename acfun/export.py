@@ -197,10 +197,10 @@ def _measure_kept(style: Style, base: Base, rows: _Rows) -> float:
 
 
 def _predict(model: StyleModel, noisy: Tensor, timesteps: Tensor) -> Tensor:
-    """Predictions (N,C,h,w) under the style's prompt."""
+    """Predictions (N,C,h,w) under the style's prompt, one row after the other, as large bases need it."""
     input_ids = tokenize_all(model.tokenizers, name_style(model, PROMPT))
-    model_pred: Tensor = model(noisy, timesteps, input_ids=input_ids)
-    return model_pred
+    rows = zip(noisy.split(1), timesteps.split(1), strict=True)
+    return torch.cat([model(row, timestep, input_ids=input_ids) for row, timestep in rows])
 
 
 def _write_diffusers(layers: dict[str, Tensor], rank: int, path: Path, family: Family) -> None:

@@ -1,5 +1,6 @@
 """Fitting a style: encode once, loop, return the style."""
 
+import logging
 import math
 import signal
 import threading
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from acfun.base import Base, load_base
 from acfun.base.image_embeds import encode_style_image, require_image_encoder
+from acfun.base.sources import mark_local
 from acfun.base.vae_features import decode_latents
 from acfun.config import FitConfig
 from acfun.devices import DTYPES, fork_seed, select_device
@@ -32,7 +34,10 @@ from acfun.style import Style
 from acfun.style_model import StyleModel
 
 MAX_SPOILT_STEPS = 5
+SAVE_SECONDS = 180.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WARMUP, FIRST_RATE = 0.05, 0.005
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,9 @@ def fit_style(
     """Fit one style image.
 
     With `max_steps` 0 nothing is learned: the style is the style image, and photographs of faces are not looked at.
-    Ctrl-C ends the loop after the step in hand, leaves a checkpoint in the run folder (`config.output_dir`) where there
-    is one, and returns the style as it is. The base and torch's global generator (of CPU and CUDA) are afterwards what
-    they were.
+    Ctrl-C or SIGTERM ends the loop after the step in hand and returns the style as it is. Where there is a run folder
+    (`config.output_dir`), a checkpoint is left there then, at the end, and every `SAVE_SECONDS`. The base and torch's
+    global generator (of CPU and CUDA) are afterwards what they were.
 
     Args:
         config: what to fit; see `FitConfig`.
@@ -113,7 +118,9 @@ def fit_style(
             if data is not None:
                 with resting(measures, base.image_encoder, None if decodes else base.vae):
                     FitLoop(config, base, data, model, accelerator, generator).run(report)
-            description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch.")}
+            description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch."), "base": base.name}
+            if config.base_config is not None:
+                description["base_config"] = mark_local(config.base_config)
             return Style.from_model(model, base, image=style_image, config=description).round_to_half()
         finally:
             model.eject()
@@ -154,22 +161,23 @@ class FitLoop:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
 
     def run(self, report: Report | None) -> None:
-        """Take the steps that are left, saving and reporting; Ctrl-C ends the loop after a whole step."""
+        """Take the steps that are left, saving and reporting; a signal to stop ends the loop after a whole step."""
         config, start, first, saved = self.config, time.monotonic(), self.step, self.step
+        last_save = start
         self.model.train()
         with _interruptible() as is_interrupted:
             while self.step < config.max_steps and not self._any_process(is_interrupted()):
                 losses, pred = self.take_step()
                 self.step += 1
-                if _is_due(self.step, config.checkpoint_every):
+                if _is_due(self.step, config.checkpoint_every) or time.monotonic() - last_save >= SAVE_SECONDS:
                     self._save()
-                    saved = self.step
+                    saved, last_save = self.step, time.monotonic()
                 if report is not None and self.accelerator.is_main_process:
                     left = (time.monotonic() - start) / (self.step - first) * (config.max_steps - self.step)
                     preview = self._decode(pred) if _is_due(self.step, config.preview_every) else None
                     figures = {name: float(loss) for name, loss in losses.items()}
                     report(Progress(self.step, config.max_steps, figures, left, preview))
-            if saved < self.step < config.max_steps:
+            if saved < self.step:
                 self._save()
         self.model.eval()
 
@@ -219,8 +227,14 @@ class FitLoop:
         return predict_original_sample(model_pred, noisy_latents, alphas, self.prediction_type), alphas
 
     def _save(self) -> None:
-        if self.checkpoint is not None and self.accelerator.is_main_process:
+        """Leave a checkpoint if there is a run folder; one that cannot be written is logged, and the fit goes on."""
+        if self.checkpoint is None or not self.accelerator.is_main_process:
+            return
+        try:
             self.checkpoint.save(self.step)
+        except OSError as error:
+            path = self.checkpoint.path
+            _logger.warning("%s: the checkpoint cannot be written (%s); make room there", path, error.strerror or error)
 
     @torch.no_grad()
     def _decode(self, pred: Tensor) -> Tensor:
@@ -257,7 +271,7 @@ def _is_due(step: int, interval: int) -> bool:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C only sets a flag, so that the step in hand is finished; a second one interrupts at once.
+    """The first Ctrl-C or SIGTERM only sets a flag, so that the step in hand is finished; a second interrupts at once.
 
     This holds for a job in the background too, which a shell starts with the signal ignored.
     """
@@ -268,10 +282,15 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         interrupted.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in previous:
+            signal.signal(each, signal.default_int_handler)
 
-    previous = signal.signal(signal.SIGINT, note)
+    # A handler that is not Python's own is None, and could not be put back.
+    previous = {number: handler for number in STOP_SIGNALS if (handler := signal.getsignal(number)) is not None}
+    for number in previous:
+        signal.signal(number, note)
     try:
         yield interrupted.is_set
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -16,6 +16,7 @@ from acfun.paths import atomic_write
 from acfun.style_model import StyleModel
 
 CHECKPOINT_NAME = "fit.safetensors"
+FORMAT, FORMAT_VERSION = "acfun-fit", 1
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _RUN_ONLY = {"output_dir", "resume", "preview_every", "checkpoint_every", "device", "memory"}
 
@@ -59,16 +60,12 @@ class FitCheckpoint:
         self.cuda_device = device if device.type == "cuda" else None
 
     def save(self, step: int) -> None:
-        """Write the state after `step` steps, whole or not at all.
-
-        Args:
-            step: at least 1, so that the optimizer has moments.
-        """
+        """Write the state after `step` steps, whole or not at all; parameters that were never moved have no moments."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self.model.named_trainables():
             tensors[f"parameter.{name}"] = parameter.detach()
-            moments = self.optimizer.state[parameter]
-            tensors |= {f"{key}.{name}": moments[key] for key in _MOMENTS}
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"{key}.{name}": moments[key] for key in _MOMENTS if key in moments}
         tensors |= {
             "imagery": self.imagery,
             "random.generator": self.generator.get_state(),
@@ -76,7 +73,8 @@ class FitCheckpoint:
         }
         if self.cuda_device is not None:
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.cuda_device)
-        metadata = {"step": str(step), "config": self.signature}
+        metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
+        metadata |= {"step": str(step), "config": self.signature}
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as temporary:
@@ -86,7 +84,7 @@ class FitCheckpoint:
         """Put the saved state back; returns the step reached, 0 where nothing was saved.
 
         Raises:
-            ConfigError: the checkpoint is damaged, or belongs to another configuration or base.
+            ConfigError: the checkpoint is damaged, of another format, or of another configuration or base.
         """
         if not self.path.is_file():
             return 0
@@ -96,6 +94,12 @@ class FitCheckpoint:
                 metadata = file.metadata() or {}
         except SafetensorError as error:
             raise ConfigError(f"{self.path} is damaged ({error}): delete it, and fit from the start") from error
+        found, known = (metadata.get("format"), metadata.get("format_version")), (FORMAT, str(FORMAT_VERSION))
+        if found != known:
+            raise ConfigError(
+                f"{self.path} has format {' '.join(map(str, found))}, not {' '.join(known)}: resume with the acfun "
+                "that wrote it, or delete it and fit from the start"
+            )
         if metadata.get("config") != self.signature:
             raise ConfigError(
                 f"{self.path} belongs to another configuration or base: resume with its own, or give another output_dir"
@@ -106,7 +110,9 @@ class FitCheckpoint:
     def _restore(self, tensors: dict[str, Tensor]) -> None:
         for name, parameter in self.model.named_trainables():
             parameter.data.copy_(tensors[f"parameter.{name}"])
-            state = {key: tensors[f"{key}.{name}"] for key in _MOMENTS}
+            state = {key: tensors[f"{key}.{name}"] for key in _MOMENTS if f"{key}.{name}" in tensors}
+            if not state:
+                continue
             # AdamW keeps the moments beside the parameter, its step counter only where it is fused.
             on_cpu = set() if self.optimizer.defaults["fused"] else {"step"}
             self.optimizer.state[parameter] = {

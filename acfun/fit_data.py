@@ -25,7 +25,7 @@ class FitData:
         pair_latents: (F,C,h,w) of the photographs as painted before the fit, for objectives that learn from such pairs.
         faces: F, what is kept of them.
         style: the style image.
-        style_latents: (K,C,h,w); the first is the whole style image, the others random crops of it.
+        style_latents: (K,C,h,w); the first is the style image's head, the others are random crops of the whole.
         imagery: what the style asks of pictures.
         vae: frozen.
         num_train_timesteps: T of the noise schedule.

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from acfun.base import FAMILIES, Base
+from acfun.base.sources import mark_local
 from acfun.cfun import CFunOptions
 from acfun.cfun.sites import find_layers
 from acfun.errors import StyleFileError
@@ -93,7 +94,11 @@ def import_lora(
     try:
         model.load_style_tensors(tensors)
         image = None if picture is None else StyleImage.from_picture(picture, max(STYLE_SIDE, base.resolution), finder)
-        config = {"imported_from": path.name, "left_out": len(left_out), "base_config": base_config}
+        config = {
+            "imported_from": path.name,
+            "left_out": len(left_out),
+            "base_config": base_config and mark_local(base_config),
+        }
         return Imported(Style.from_model(model, base, image=image, config=config, licence=licence), tuple(left_out))
     finally:
         model.eject()

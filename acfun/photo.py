@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from acfun.config import Extent, FaceChoice
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import invert_transform, paste_back, portrait_transform, warp
 from acfun.face.finder import Face, FaceFinder, find_faces
@@ -19,8 +20,6 @@ from acfun.proportions import measure_departure, take_on
 from acfun.scene import build_scene
 from acfun.style import Style
 
-FaceChoice = Literal["all", "largest", "whole"]
-Extent = Literal["photo", "faces", "portraits"]
 SHAPE_SCALE = 0.75
 HEAD_REGIONS = ("skin", "eyes", "mouth", "hair")  # of a painted portrait, what is put back into the photograph
 HEAD_BLUR = 0.01  # of their outline, deviation in portraits

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import metadata as importlib_metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -16,8 +15,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from acfun import __version__
 from acfun.base import Base
-from acfun.errors import BaseFamilyMismatchError, ConfigError, ImageError, StyleFileError
+from acfun.errors import BaseFamilyMismatchError, ConfigError, ImageError, StyleFileError, StyleWriteError
 from acfun.hub import STYLE_NAME, add_card, push_folder
 from acfun.model_card import CardFiles, hide_path, hide_paths
 from acfun.paths import atomic_write
@@ -67,7 +67,7 @@ class Style:
             metadata={
                 "format": FORMAT,
                 "format_version": str(FORMAT_VERSION),
-                "acfun_version": _find_version(),
+                "acfun_version": __version__,
                 "family": base.family,
                 "base_name": base.name,
                 "base_fingerprint": base.fingerprint,
@@ -180,6 +180,7 @@ class Style:
 
         Raises:
             StyleFileError: a tensor is not finite in that dtype; nothing is written then.
+            StyleWriteError: the folder is missing, full, or not to be written to.
         """
         if dtype is None:
             is_exact = all(torch.equal(t, t.half().to(t.dtype)) for t in self.tensors.values() if t.is_floating_point())
@@ -191,8 +192,13 @@ class Style:
             if not tensors[name].isfinite().all():
                 raise StyleFileError(f"{name} has values that are not finite in {dtype}: fit the style again")
         content = sort_header(to_safetensors(tensors, self.metadata))
-        with atomic_write(Path(path)) as temporary_path:
-            Path(temporary_path).write_bytes(content)
+        try:
+            with atomic_write(Path(path)) as temporary_path:
+                Path(temporary_path).write_bytes(content)
+        except OSError as error:
+            raise StyleWriteError(
+                f"{path}: the style cannot be written ({error.strerror}); make room there, or give another place"
+            ) from error
 
     def push_to_hub(
         self,
@@ -305,10 +311,3 @@ def _check_bases(first: Style, other: Style) -> None:
                 f"cannot blend styles whose {key} is {first.metadata[key]!r} and {other.metadata[key]!r}: "
                 "fit both on one base",
             )
-
-
-def _find_version() -> str:
-    try:
-        return importlib_metadata.version("acfun-stylization")
-    except importlib_metadata.PackageNotFoundError:
-        return "unknown"

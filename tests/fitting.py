@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from acfun.base import Base
 from acfun.config import FitConfig
 from acfun.face.finder import FaceFinder
 from acfun.face.identity import IdentityEncoder
+from acfun.fit import Progress, fit_style
 from acfun.portrait import place_mean_face
+from acfun.style import Style
 from tests.tiny import RESOLUTION
 
 
@@ -50,3 +53,15 @@ def build_face_finder() -> FaceFinder:
         mean_shape=mean_shape,
     )
     return finder.eval().requires_grad_(False)
+
+
+def save(style: Style, path: Path) -> bytes:
+    """Write a style; returns the bytes of its file."""
+    style.save(path)
+    return path.read_bytes()
+
+
+def collect(config: FitConfig, base: Base) -> tuple[Style, list[Progress]]:
+    """A fit, and what it reports."""
+    reports: list[Progress] = []
+    return fit_style(config, base=base, report=reports.append), reports

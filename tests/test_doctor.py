@@ -1,5 +1,6 @@
 """The doctor: healthy things are ok, broken ones come with a remedy."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from packaging.requirements import Requirement
 from safetensors.torch import save_file
 
 from acfun import doctor
-from acfun.paths import CACHE_DIR_VARIABLE
+from acfun.paths import CACHE_DIR_VARIABLE, mini_dir
 
 
 def test_two_builds_of_onnxruntime_are_a_problem_with_a_remedy() -> None:
@@ -34,7 +35,24 @@ def test_xformers_without_cuda_is_a_note_not_a_problem() -> None:
     assert doctor.check_xformers({}).status == "ok"
 
 
+def write_base_files(directory: Path) -> None:
+    for name in doctor.BASE_FILES:
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(b"{}")
+
+
+@pytest.mark.parametrize("name", ["identity_adapter/ip_adapter.safetensors", *doctor.BASE_FILES])
+def test_what_generating_and_the_demo_need_is_looked_for(name: str, tmp_path: Path) -> None:
+    shutil.copytree(mini_dir(), tmp_path / "mini")
+    assert doctor.check_base(tmp_path / "mini").status == "ok"
+    (tmp_path / "mini" / name).unlink()
+    check = doctor.check_base(tmp_path / "mini")
+    assert check.status == "problem"
+    assert name in check.detail or "no weights of identity_adapter" in check.detail
+
+
 def test_the_base_is_whole_only_with_all_its_parts(tmp_path: Path) -> None:
+    write_base_files(tmp_path)
     for part in doctor.BASE_PARTS[:-1]:
         (tmp_path / part).mkdir()
         save_file({"weight": torch.zeros(1000)}, tmp_path / part / "model.safetensors")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from acfun.afun import AFunOptions
 from acfun.base import Base, load_base
 from acfun.cfun import LORA_VARIANTS, CFunOptions
-from acfun.export import EMBEDDING_NAME, LORA_NAME, export_style
+from acfun.export import EMBEDDING_NAME, LORA_NAME, SAMPLED_PROMPTS, export_style
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from acfun.portrait import StyleImage
 from acfun.style import Style
@@ -73,6 +73,13 @@ def test_plain_diffusers_gives_the_same_latents(checkpoint: Path, tmp_path: Path
     plain.load_textual_inversion(exported.embedding, token="<style>")
     assert (sample(plain) - expected).abs().max() <= 1e-5
     assert (expected - unstyled).abs().max() > 1e-2
+
+
+def test_rows_are_predicted_one_after_the_other(checkpoint: Path, tmp_path: Path) -> None:
+    base, counts = load_base(checkpoint), []
+    base.unet.register_forward_pre_hook(lambda module, arguments: counts.append(len(arguments[0])))
+    export_style(make_style(base), base, tmp_path / "export")
+    assert max(counts) <= 2 * len(SAMPLED_PROMPTS)
 
 
 def test_a_word_of_several_vectors_is_one_file(checkpoint: Path, tmp_path: Path) -> None:

@@ -13,18 +13,16 @@ from safetensors.torch import load_file
 from acfun import fit, fit_prepare
 from acfun.base import Base
 from acfun.cfun import VARIANTS
-from acfun.config import FitConfig
 from acfun.errors import ConfigError, FaceModelError, FitDivergedError, NoFaceFoundError
 from acfun.face.identity import load_identity_encoder
 from acfun.fit import Progress, fit_style
-from acfun.fit_checkpoint import CHECKPOINT_NAME
 from acfun.images import load_image, pil_to_tensor
 from acfun.losses import total_loss
 from acfun.objectives import OBJECTIVES
 from acfun.pipelines import build_pipeline
 from acfun.portrait import STYLE_SIDE
 from acfun.style import Style
-from tests.fitting import build_face_finder, build_identity_encoder, make_config
+from tests.fitting import build_face_finder, build_identity_encoder, collect, make_config, save
 from tests.tiny import RESOLUTION, make_tiny_base
 
 
@@ -52,16 +50,6 @@ def test_without_steps_the_style_is_its_image_and_nothing_is_learned(base: Base,
     ]
     pipe.unload_style()
     torch.testing.assert_close(*pictures)
-
-
-def save(style: Style, path: Path) -> bytes:
-    style.save(path)
-    return path.read_bytes()
-
-
-def collect(config: FitConfig, base: Base) -> tuple[Style, list[Progress]]:
-    reports: list[Progress] = []
-    return fit_style(config, base=base, report=reports.append), reports
 
 
 def test_a_fit_returns_a_style_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
@@ -109,47 +97,6 @@ def test_the_first_fit_of_a_process_is_like_the_later_ones(base: Base, tmp_path:
     assert save(fit_style(config, base=base), tmp_path / "second") == first
 
 
-def test_a_crashed_run_resumes_to_the_same_bytes(base: Base, tmp_path: Path) -> None:
-    config = make_config(tmp_path, max_steps=4)
-    expected = save(fit_style(config, base=base), tmp_path / "undisturbed")
-
-    def crash(progress: Progress) -> None:
-        if progress.step == 3:
-            raise OSError("no space left")
-
-    config = replace(config, output_dir=str(tmp_path / "run"), checkpoint_every=2)
-    with pytest.raises(OSError, match="no space"):
-        fit_style(config, base=base, report=crash)
-    torch.manual_seed(99)
-    style, reports = collect(replace(config, resume=True), base)
-    assert [progress.step for progress in reports] == [3, 4]
-    assert save(style, tmp_path / "resumed") == expected
-    finished, reports = collect(replace(config, resume=True), base)
-    assert reports == []
-    assert save(finished, tmp_path / "again") == expected
-
-
-def test_ctrl_c_saves_after_the_step_in_hand(base: Base, tmp_path: Path) -> None:
-    config = make_config(tmp_path, max_steps=3)
-    expected = save(fit_style(config, base=base), tmp_path / "undisturbed")
-    handler = signal.getsignal(signal.SIGINT)
-    steps: list[int] = []
-
-    def interrupt(progress: Progress) -> None:
-        steps.append(progress.step)
-        signal.raise_signal(signal.SIGINT)
-
-    config = replace(config, output_dir=str(tmp_path / "run"))
-    style = fit_style(config, base=base, report=interrupt)
-    assert steps == [1]
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert save(style, tmp_path / "interrupted") != expected
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [CHECKPOINT_NAME]
-    resumed, reports = collect(replace(config, resume=True), base)
-    assert [progress.step for progress in reports] == [2, 3]
-    assert save(resumed, tmp_path / "resumed") == expected
-
-
 @pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
 def test_a_second_ctrl_c_interrupts_at_once(base: Base, tmp_path: Path, handler: Any) -> None:
     def interrupt(progress: Progress) -> None:
@@ -164,24 +111,6 @@ def test_a_second_ctrl_c_interrupts_at_once(base: Base, tmp_path: Path, handler:
     finally:
         signal.signal(signal.SIGINT, previous)
     fit_style(make_config(tmp_path, max_steps=1), base=base)  # the base is free again
-
-
-def test_a_checkpoint_of_something_else_is_refused(base: Base, tmp_path: Path) -> None:
-    config = make_config(tmp_path, max_steps=1, output_dir=str(tmp_path / "run"), checkpoint_every=1)
-    fit_style(config, base=base)
-    config = replace(config, resume=True)
-    with pytest.raises(ConfigError, match="another configuration"):
-        fit_style(replace(config, learning_rate=0.5), base=base)
-    with pytest.raises(ConfigError, match="another configuration or base"):
-        fit_style(config, base=make_tiny_base(seed=1))
-    (tmp_path / "run" / CHECKPOINT_NAME).write_bytes(b"not a checkpoint")
-    with pytest.raises(ConfigError, match="damaged"):
-        fit_style(config, base=base)
-
-
-def test_resuming_without_a_checkpoint_starts_at_the_beginning(base: Base, tmp_path: Path) -> None:
-    _, reports = collect(make_config(tmp_path, max_steps=1, output_dir=str(tmp_path / "run"), resume=True), base)
-    assert [progress.step for progress in reports] == [1]
 
 
 def test_faces_are_sampled_where_none_are_given(base: Base, tmp_path: Path) -> None:

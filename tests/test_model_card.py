@@ -1,6 +1,7 @@
 """Model cards say what the hub and a reader need, and their code runs."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from huggingface_hub import ModelCard
 from acfun.afun import AFunOptions
 from acfun.base import load_base
 from acfun.export import Layout, export_style
+from acfun.fit import fit_style
 from acfun.model_card import CardFiles, build_model_card, hide_paths, name_prompt, write_model_card
 from acfun.style import Style
 from acfun.style_file import to_json
+from tests.fitting import make_config
 from tests.test_export import make_style
 from tests.tiny import make_tiny_base, save_tiny_checkpoint
 
@@ -62,6 +65,23 @@ def test_local_bases_are_named_without_their_folder(name: str, shown: str) -> No
     assert "base_model" not in read(card)
     assert f"`{shown}`" in card
     assert "/home/anna" not in card
+
+
+def test_a_local_base_that_reads_like_a_hub_id_is_never_published_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_checkpoint(tmp_path / "models" / "sd15")
+    monkeypatch.chdir(tmp_path)
+    base = load_base("models/sd15")
+    config = make_config(tmp_path, max_steps=0, base="models/sd15")
+    described = fit_style(config, base=base).describe()
+    load_base(described["base_name"])
+    shutil.rmtree(tmp_path / "models")
+    card = build_model_card(described, CardFiles(style="oil.safetensors"), title="oil")
+    assert "base_model" not in read(card)
+    assert "`sd15`" in card
+    assert "models/sd15" not in card
+    assert hide_paths(described["config"])["base"] == "sd15"
 
 
 def test_blends_and_imports_say_so() -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from acfun.config import Extent
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import transform_points
 from acfun.face.finder import Face, FaceFinder
 from acfun.images import pil_to_tensor, tensor_to_pil
 from acfun.photo import (
-    Extent,
     build_sheet,
     choose_faces,
     cut_portraits,

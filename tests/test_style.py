@@ -208,6 +208,12 @@ def test_values_that_are_not_finite_are_not_saved(base: Base, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_to_is_named(base: Base, tmp_path: Path) -> None:
+    path = tmp_path / "none" / "style.safetensors"
+    with pytest.raises(StyleFileError, match=r"style.safetensors: the style cannot be written .*give another place"):
+        make_style(base).save(path)
+
+
 def test_a_blend_is_the_weighted_mean(base: Base) -> None:
     first, second = make_style(base, seed=0), make_style(base, seed=1)
     blended = Style.blend([(first, 0.25), (second, 0.75)])

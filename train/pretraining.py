@@ -8,7 +8,6 @@ import argparse
 import copy
 import json
 import math
-import shutil
 import signal
 import tempfile
 import threading
@@ -220,13 +219,21 @@ def load_checkpoint(directory: Path, state: TrainState, generator: torch.Generat
 
 
 def export_half(module: Any, directory: Path) -> None:
-    """Save a diffusers or transformers model as fp16 into `directory`, replaced only when all is written."""
+    """Save a diffusers or transformers model as fp16 into `directory`, whose files are replaced once all are written.
+
+    Each file is replaced at once, so that a kill at any time leaves a model there.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as temporary:
         written = Path(temporary) / directory.name
         copy.deepcopy(module).to("cpu", torch.float16).save_pretrained(written, safe_serialization=True)
-        shutil.rmtree(directory, ignore_errors=True)
-        written.replace(directory)
+        directory.mkdir(exist_ok=True)
+        names = [path.name for path in written.iterdir()]
+        for name in names:
+            (written / name).replace(directory / name)
+        for path in directory.iterdir():
+            if path.is_file() and path.name not in names:
+                path.unlink()
 
 
 # --- data and log ---

@@ -20,7 +20,15 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from acfun.base.families import FAMILIES, Family, find_family
 from acfun.base.fingerprint import TEXT_KEYS, UNET_KEYS, compute_fingerprint
 from acfun.base.single_file import SUFFIX, read_file, recognise_file
-from acfun.base.sources import MINI, check_parts, find_folder, find_image_encoder, read_part, recognise_folder
+from acfun.base.sources import (
+    MINI,
+    check_parts,
+    find_folder,
+    find_image_encoder,
+    mark_local,
+    read_part,
+    recognise_folder,
+)
 from acfun.devices import has_bfloat16
 from acfun.errors import BaseFamilyMismatchError, ConfigError
 
@@ -135,7 +143,7 @@ def load_base(
         family = recognise_folder(folder)
         parts = _read_folder(folder, family)
     encoder, processor = _load_image_encoder(folder, family, image_encoder)
-    base = assemble_base(name=str(name_or_path), image_encoder=encoder, image_processor=processor, **parts)
+    base = assemble_base(name=mark_local(name_or_path), image_encoder=encoder, image_processor=processor, **parts)
     dtype = dtype or choose_dtype(family, torch.device(device))
     vae_dtype = torch.float32 if dtype is torch.float16 and not family.has_half_vae else dtype
     _freeze(base.vae, vae_dtype, device)

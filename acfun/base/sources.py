@@ -72,6 +72,11 @@ def is_repo_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
+def mark_local(name: str | Path) -> str:
+    """A model's name to be noted: a path here that reads like a hub id begins with ./, and is never taken for one."""
+    return f"./{name}" if is_repo_id(str(name)) and Path(name).exists() else str(name)
+
+
 def download(repo_id: str, patterns: tuple[str, ...], remedy: str) -> Path:
     """Folder of a repository's files in the hub's cache; with a network they are fetched.
 

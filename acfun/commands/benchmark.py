@@ -1,5 +1,6 @@
 """`acfun benchmark`: methods against each other on the same styles and people."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acfun.commands import options
-from acfun.commands.session import Session, make_output_dir
+from acfun.commands.session import Session, make_output_dir, refuse_useless
 
 if TYPE_CHECKING:
     from acfun.evaluation.contract import Method
+    from acfun.evaluation.suites import Scene
 
 Suite = Literal["paired", "development", "paintings"]
 
@@ -30,6 +32,7 @@ StyleEncoder = Annotated[
 
 
 def benchmark(
+    context: typer.Context,
     *,
     suite: Annotated[
         Suite,
@@ -62,18 +65,15 @@ def benchmark(
 
     The report is a table, a plot, a sheet, a scorecard with all of them, and a page to compare pictures blind.
     """
-    from acfun.base.sources import IMAGE_ENCODER_FILES, find_image_encoder
     from acfun.evaluation.report import require_matplotlib, write_report
     from acfun.evaluation.runner import Ledger, run
-    from acfun.evaluation.style_judge import load_style_judge
-    from acfun.evaluation.suites import RENDERERS, build_paintings, build_paired, choose_renderers
+    from acfun.evaluation.suites import build_paintings, build_renderings, choose_renderers, digest_pictures
     from acfun.face.finder import load_face_finder
     from acfun.face.identity import load_identity_encoder
-    from acfun.face.packs import compute_fingerprint
-    from acfun.face.recognition import load_recognition
-    from acfun.manifest import compute_digest
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
+    refuse_useless(context, ("renderers", "people"), "--suite paired or development", is_there=suite != "paintings")
+    refuse_useless(context, ("paintings", "photos"), "--suite paintings", is_there=suite == "paintings")
     is_held_out = suite != "development"
     chosen = choose_methods(suite, methods, use_dials=dials)
     styles = choose_renderers(renderers, is_held_out=is_held_out)
@@ -81,26 +81,43 @@ def benchmark(
     make_output_dir(output)
     folders = None if suite != "paintings" else find_pictures(paintings, photos)
     loaded = session.load_base(base, base_config, image_encoder=image_encoder or "own")
+    meaning: dict[str, Any] = {"suite": suite, "base": loaded.fingerprint}
     if folders is not None:
-        pictures, faces = folders
-        meaning = {"paintings": [path.stem for path in pictures], "photos": [path.stem for path in faces]}
-        scenes = build_paintings(pictures, faces, loaded.resolution, load_face_finder())
+        scenes: Iterable[Scene] = build_paintings(*folders, loaded.resolution, load_face_finder())
+        meaning |= dict(zip(("paintings", "photos"), map(digest_pictures, folders), strict=True))
     else:
-        order, meaning = sorted(RENDERERS), {"people": [str(people)]}
-        scenes = (
-            build_paired(name, order.index(name), loaded.resolution, people, is_held_out=is_held_out) for name in styles
-        )
-    second = None if identity_encoder is None else load_recognition(identity_encoder)
-    if identity_encoder is not None:
-        meaning["identity_encoder"] = [compute_fingerprint(identity_encoder)]
-    judge = None if style_encoder is None else load_style_judge(style_encoder)
-    if style_encoder is not None:
-        meaning["style_encoder"] = [compute_digest(find_image_encoder(style_encoder), IMAGE_ENCODER_FILES)]
-    ledger = Ledger(output, {"suite": suite, "base": loaded.fingerprint, **meaning})
-    judges: dict[str, Any] = {"finder": load_face_finder(), "second_encoder": second, "style_encoder": judge}
+        scenes = build_renderings(styles, loaded.resolution, people, is_held_out=is_held_out)
+        meaning["people"] = [str(people)]
+    judges, judged_by = load_judges(identity_encoder, style_encoder)
+    ledger = Ledger(output, meaning | judged_by)
     run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say, **judges)
     paths = [str(path) for path in write_report(output, chosen, seed)]
     session.finish({"outputs": paths}, "\n".join(paths))
+
+
+def load_judges(identity_encoder: str | None, style_encoder: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The judges of `acfun.evaluation.runner.run`, and what tells the given ones from others of that role.
+
+    Raises:
+        FaceModelError: the identity encoder cannot be used.
+        BaseNotFoundError: there is no such style encoder, or the installation lacks the face finder.
+    """
+    from acfun.base.sources import IMAGE_ENCODER_FILES, find_image_encoder
+    from acfun.evaluation.style_judge import load_style_judge
+    from acfun.face.finder import load_face_finder
+    from acfun.face.packs import compute_fingerprint
+    from acfun.face.recognition import load_recognition
+    from acfun.manifest import compute_digest
+
+    judges: dict[str, Any] = {"finder": load_face_finder()}
+    meaning: dict[str, Any] = {}
+    if identity_encoder is not None:
+        judges["second_encoder"] = load_recognition(identity_encoder)
+        meaning["identity_encoder"] = [compute_fingerprint(identity_encoder)]
+    if style_encoder is not None:
+        judges["style_encoder"] = load_style_judge(style_encoder)
+        meaning["style_encoder"] = [compute_digest(find_image_encoder(style_encoder), IMAGE_ENCODER_FILES)]
+    return judges, meaning
 
 
 def find_pictures(paintings: Path | None, photos: Path | None) -> tuple[list[Path], list[Path]]:

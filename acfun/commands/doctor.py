@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acfun.commands import options
-from acfun.commands.session import Session
+from acfun.commands.session import Session, refuse_useless
 
 if TYPE_CHECKING:
     from acfun.planner import Plan
@@ -29,11 +29,17 @@ BaseShape = Annotated[
 
 
 def doctor(
-    *, faces: Faces = None, base: BaseShape = None, device: options.Device = "auto", as_json: options.AsJson = False
+    context: typer.Context,
+    *,
+    faces: Faces = None,
+    base: BaseShape = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Check versions, devices, optional libraries, the embedded base and the cache; exit code 1 on real problems."""
     from acfun.doctor import examine
 
+    refuse_useless(context, ("device",), "--base", is_there=base is not None)
     checks = examine(faces)
     plans, rate = ({}, 0.0) if base is None else plan(base, device)
     has_problem = any(check.status == "problem" for check in checks)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acfun.commands import options
+from acfun.commands.recording import check_distinct
 from acfun.commands.session import Session, make_output_dir
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ def export(
 
     What these files cannot say is distilled into them.
     """
-    from acfun.export import export_style
+    from acfun.export import EMBEDDING_NAME, LORA_NAME, export_style
     from acfun.model_card import build_model_card, write_model_card
     from acfun.style import Style
 
     session = Session(device=device, quiet=quiet, as_json=as_json)
     loaded = Style.load(style)
+    check_distinct([output / LORA_NAME, output / EMBEDDING_NAME], [style])
     make_output_dir(output)
     sample_name = place_sample(sample, output)
     exported = export_style(loaded, session.load_style_base(loaded, base, base_config, dtype="float32"), output, layout)

@@ -9,8 +9,9 @@ import typer
 from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config
 from acfun.commands.fitting import fit as run_fit
+from acfun.commands.recording import MODEL_OPTIONS, check_distinct, is_local
 from acfun.commands.session import Session, print_message
-from acfun.config import dump_toml
+from acfun.config import FitConfig, dump_toml
 from acfun.errors import ConfigError
 from acfun.paths import explain_obstacle
 
@@ -23,7 +24,10 @@ RunDir = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.", rich_help_panel="Run")
 ]
-Every = Annotated[int | None, typer.Option(min=0, help="In steps; 0 for none.", rich_help_panel="Run")]
+PreviewEvery = Annotated[int | None, typer.Option(min=0, help="In steps; 0 for none.", rich_help_panel="Run")]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(min=0, help="In steps; 0 for every few minutes.", rich_help_panel="Run")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config as TOML and stop.", rich_help_panel="Run")]
 
 
@@ -44,8 +48,8 @@ def fit(
     face_detector: options.FaceDetector = None,
     run_dir: RunDir = None,
     resume: Resume = False,
-    preview_every: Every = None,
-    checkpoint_every: Every = None,
+    preview_every: PreviewEvery = None,
+    checkpoint_every: CheckpointEvery = None,
     dry_run: DryRun = False,
     seed: options.FitSeed = None,
     device: options.FitDevice = None,
@@ -55,7 +59,7 @@ def fit(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fit a style image and save the style; Ctrl-C saves it as far as it got."""
+    """Fit a style image and save the style; Ctrl-C or SIGTERM saves it as far as it got."""
     fit_config = build_config(
         config,
         is_whole=faces == "whole",
@@ -81,6 +85,7 @@ def fit(
         session.finish(asdict(fit_config), dump_toml(asdict(fit_config)).rstrip())
         return
     check_style_path(output)
+    check_distinct([output], list_inputs(fit_config))
     check_images(*map(Path, (fit_config.style_path, *fit_config.face_paths)))
     fitted = run_fit(fit_config, session.load_fit_base(fit_config), session)
     fitted.style.save(output)
@@ -109,6 +114,15 @@ def check_style_path(path: Path) -> None:
         raise ConfigError(f"{path}: a style file ends in {STYLE_SUFFIX}; name it so")
     if obstacle := explain_obstacle(path):
         raise ConfigError(obstacle)
+
+
+def list_inputs(config: FitConfig) -> list[Path]:
+    """The files that a fit reads: pictures, models that are paths, and the checkpoint of its run folder."""
+    from acfun.fit_checkpoint import CHECKPOINT_NAME
+
+    models = [getattr(config, role) for role in MODEL_OPTIONS if is_local(getattr(config, role, None))]
+    checkpoint = [] if config.output_dir is None else [Path(config.output_dir) / CHECKPOINT_NAME]
+    return [*map(Path, (config.style_path, *config.face_paths, *models)), *checkpoint]
 
 
 def check_images(*paths: Path) -> None:

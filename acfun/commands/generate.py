@@ -7,10 +7,12 @@ import typer
 
 from acfun.commands import options
 from acfun.commands.recording import check_distinct, record, save_results
-from acfun.commands.session import Session, number_paths
-from acfun.errors import ConfigError
+from acfun.commands.session import Session, number_paths, refuse_useless
 
 DEFAULT_BASE = "mini"
+PICTURES_AT_ONCE = 4
+PERSON_OPTIONS = ("person_scale", "identity_adapter", "identity_encoder")
+STYLE_OPTIONS = ("style_scale", "structure_scale", "color_scale")
 
 
 def generate(
@@ -47,7 +49,8 @@ def generate(
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
     check_output_path(output)
     check_distinct(number_paths(output, count), [path for path in (style, person) if path is not None])
-    check_person(person, person_scale, identity_adapter, identity_encoder)
+    refuse_useless(context, PERSON_OPTIONS, "--person", is_there=person is not None)
+    refuse_useless(context, STYLE_OPTIONS, "--style", is_there=style is not None)
     sitter = None if person is None else load_image(person)
     loaded_style = None if style is None else Style.load(style)
     if loaded_style is None:
@@ -63,15 +66,9 @@ def generate(
     sampling = session.build_sampling(context.params, has_face=False)
     manifest = record("generate", session, loaded, context.params, {"style": style, "person": person})
     session.say(f"sampling {count} picture{'s' if count > 1 else ''}")
-    pictures = pipe(person=sitter, num_images_per_prompt=count, **sampling).images
+    # Noise comes from one generator, so that a picture does not depend on how many are sampled at once.
+    sizes = [min(PICTURES_AT_ONCE, count - done) for done in range(0, count, PICTURES_AT_ONCE)]
+    batches = [pipe(person=sitter, num_images_per_prompt=size, **sampling).images for size in sizes]
+    pictures = [picture for batch in batches for picture in batch]
     outputs = save_results(session, pictures, output, manifest)
     session.finish({"outputs": outputs}, "\n".join(outputs))
-
-
-def check_person(person: Path | None, *others: object) -> None:
-    """Refuse options that do nothing without a person (ConfigError)."""
-    if person is None and any(value is not None for value in others):
-        raise ConfigError(
-            "--person-scale, --identity-adapter and --identity-encoder are for --person: give the photograph, or leave "
-            "them out"
-        )

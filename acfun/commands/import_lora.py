@@ -7,6 +7,7 @@ import typer
 
 from acfun.commands import options
 from acfun.commands.fit import check_style_path
+from acfun.commands.recording import check_distinct
 from acfun.commands.session import Session
 
 
@@ -31,6 +32,7 @@ def import_lora(
 
     session = Session(device=device, quiet=quiet, as_json=as_json)
     check_style_path(output)
+    check_distinct([output], [lora, Path(base), *filter(None, [image])])
     picture = None if image is None else pil_to_tensor(load_image(image))
     loaded = session.load_base(base, base_config, image_encoder=None)
     finder = None if picture is None else load_face_finder()

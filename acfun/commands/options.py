@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from acfun.config import Memory, Objective
+from acfun.config import Extent, FaceChoice, Memory, Objective
 
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
@@ -77,7 +77,6 @@ Sample = Annotated[
     typer.Option(help="Picture for the card, best a sheet of `stylize --sheet`.", rich_help_panel="Model card"),
 ]
 
-FaceChoice = Literal["all", "largest", "whole"]
 Faces = Annotated[
     FaceChoice,
     typer.Option(help="Which faces to paint; whole takes the whole picture as a portrait."),
@@ -113,7 +112,7 @@ BatchSize = Annotated[
     ),
 ]
 Paint = Annotated[
-    Literal["photo", "faces", "portraits"],
+    Extent,
     typer.Option(help="The whole photo, only the faces in it, or the painted portraits alone."),
 ]
 

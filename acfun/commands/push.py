@@ -8,10 +8,11 @@ import typer
 
 from acfun.commands import options
 from acfun.commands.export import Layout, describe_files, place_sample
-from acfun.commands.session import Session
+from acfun.commands.session import Session, refuse_useless
 
 
 def push(
+    context: typer.Context,
     style: Annotated[Path, typer.Argument(help="Style file.")],
     *,
     repo: Annotated[str, typer.Option(help="Where to, user/name; made if need be.")],
@@ -40,6 +41,7 @@ def push(
     from acfun.style import Style
 
     session = Session(device=device, quiet=quiet, as_json=as_json)
+    refuse_useless(context, ("base", "base_config", "device"), "--export", is_there=export is not None)
     loaded = Style.load(style)
     check_token()
     if quiet:

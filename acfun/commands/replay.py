@@ -13,7 +13,7 @@ import typer
 from acfun.commands import options
 from acfun.commands.apply import apply
 from acfun.commands.generate import generate
-from acfun.commands.recording import FIT_FIELDS, MODEL_OPTIONS, RESULT_OPTIONS
+from acfun.commands.recording import FIT_FIELDS, MODEL_OPTIONS, RESULT_OPTIONS, check_distinct
 from acfun.commands.session import Session, number_paths
 from acfun.commands.stylize import stylize
 from acfun.config import dump_toml
@@ -79,6 +79,7 @@ def replay(
     models = (base, base_config, image_encoder, identity_encoder, face_detector, identity_adapter)
     given = {role: Path(value) for role, value in zip(ROLES, (photo, style, person, *models), strict=True) if value}
     files = find_inputs(manifest, picture, given)
+    check_distinct([target], list(files.values()))
     differences = compare_inputs(manifest, files)
     for difference in differences:
         session.say(difference)

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
 from acfun.errors import AcfunError, ConfigError, NoFaceFoundError
@@ -157,6 +158,26 @@ class Session:
         given["generator"] = torch.Generator().manual_seed(self.seed)
         sampling: Sampling = given
         return sampling
+
+
+def refuse_useless(context: typer.Context, names: Sequence[str], needed: str, *, is_there: bool) -> None:
+    """Refuse options that were given and would do nothing.
+
+    Args:
+        context: of the command.
+        names: of the options, as parameters.
+        needed: the option that they are for.
+        is_there: whether it was given.
+
+    Raises:
+        ConfigError: one of them was given without it.
+    """
+    sources = [context.get_parameter_source(name) for name in names]
+    if is_there or all(source is None or source.name == "DEFAULT" for source in sources):
+        return
+    *others, last = (f"--{name.replace('_', '-')}" for name in names)
+    listed = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    raise ConfigError(f"{listed} for {needed}: give that, or leave {'them' if others else 'it'} out")
 
 
 def print_message(text: str, style: str = "") -> None:

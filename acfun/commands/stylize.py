@@ -11,15 +11,15 @@ import typer
 from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config, fit_cached
 from acfun.commands.recording import check_distinct, record, save_results
-from acfun.commands.session import Session
+from acfun.commands.session import Session, number_paths
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from acfun.base import Base
-    from acfun.config import FitConfig
+    from acfun.config import Extent, FitConfig
     from acfun.face.finder import Face
-    from acfun.photo import Extent, Sampling
+    from acfun.photo import Sampling
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ def stylize(
     sampling = session.build_sampling(context.params)
     loaded = session.load_fit_base(fit_config)
     chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, fit_config.device))
+    count = max(1, len(chosen)) if paint == "portraits" else 1
+    check_distinct([*number_paths(output, count), *filter(None, [sheet])], [photo, style])
     manifest = record("stylize", session, loaded, context.params, {"photo": photo, "style": style}, fit_config)
     stylized = fit_and_paint(session, loaded, image, chosen, fit_config, sampling, paint)
     outputs = save_results(session, stylized.pictures, output, manifest)

@@ -83,7 +83,12 @@ class AcfunVariant:
             for path, image in zip(paths, (*scene.faces[: self.num_fitted], scene.picture[0]), strict=True):
                 save_image(tensor_to_pil(image), path)
             options = {"style_path": paths[-1], "face_paths": tuple(paths[:-1]), "seed": seed}
-            return fit_style(load_config(FitConfig, overrides=options | dict(self.fit)), base=base)
+            config = load_config(FitConfig, overrides=options | dict(self.fit))
+            steps = [config.max_steps]
+            style = fit_style(config, base=base, report=lambda progress: steps.append(progress.step))
+        if steps[-1] < config.max_steps:
+            raise KeyboardInterrupt
+        return style
 
 
 def keep_photograph(base: Base, scene: Scene, seed: int) -> Painter:

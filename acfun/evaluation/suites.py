@@ -12,6 +12,7 @@ from torch import Tensor
 from acfun.errors import ConfigError
 from acfun.face.finder import FaceFinder, find_face
 from acfun.images import array_to_tensor, load_image, pil_to_tensor
+from acfun.manifest import compute_digest
 from acfun.portrait import Portrait, StyleImage, cut_head
 from acfun.synthetic.data import require_data_dir
 from acfun.synthetic.renderers import HELD_OUT_RENDERERS, TRAINING_RENDERERS
@@ -19,6 +20,7 @@ from acfun.synthetic.samples import build_sampler
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 RENDERERS = TRAINING_RENDERERS | HELD_OUT_RENDERERS
+DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,13 @@ def build_paired(name: str, index: int, size: int, num_people: int, *, is_held_o
     )
 
 
+def build_renderings(names: Sequence[str], size: int, num_people: int, *, is_held_out: bool) -> Iterator[Scene]:
+    """Scenes of these renderers, each with its own place among all of them; arguments and errors of `build_paired`."""
+    order = sorted(RENDERERS)
+    for name in names:
+        yield build_paired(name, order.index(name), size, num_people, is_held_out=is_held_out)
+
+
 def choose_renderers(names: Sequence[str] | None, *, is_held_out: bool) -> list[str]:
     """Styles of a suite of renderings, sorted: those asked for, or all that were held out, or all that were not.
 
@@ -165,6 +174,15 @@ def list_pictures(folder: Path) -> list[Path]:
     if len({path.stem for path in found}) < len(found):
         raise ConfigError(f"{folder} has pictures of the same name with different endings; rename one of them")
     return found
+
+
+def digest_pictures(paths: Sequence[Path]) -> dict[str, str]:
+    """Short digests of pictures by name, which tell them from others of that name.
+
+    Raises:
+        ManifestError: a file cannot be read.
+    """
+    return {path.stem: compute_digest(path)[:DIGEST_LENGTH] for path in paths}
 
 
 def _cut_portrait(path: Path, size: int, finder: FaceFinder) -> Portrait:

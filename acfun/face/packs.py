@@ -129,13 +129,15 @@ def compute_fingerprint(source: str | Path) -> str:
     """The word "mini" for the embedded models, else a sha256 of the content of a file, or of a folder's models.
 
     Raises:
-        FaceModelError: there is nothing at the path.
+        FaceModelError: there is nothing at the path, or a configuration without weights.
     """
     if str(source) == EMBEDDED:
         return EMBEDDED
     path, digest = Path(source).expanduser().absolute(), hashlib.sha256()
     if (path / CONFIG_FILE).is_file():
         models = [path / CONFIG_FILE, path / WEIGHTS_FILE]
+        if not models[-1].is_file():
+            raise FaceModelError(f"{path} has no {WEIGHTS_FILE}", "copy the identity encoder's folder there once more")
     else:
         models = [check_path(path)] if path.is_file() else list_models(check_path(path))
     for model in models:

@@ -77,12 +77,21 @@ def load_recognition(source: str | Path = EMBEDDED) -> nn.Module:
 @lru_cache(maxsize=2)
 def _load(path: Path) -> nn.Module:
     if (path / CONFIG_FILE).is_file():
-        return IdentityEncoder.from_pretrained(path).requires_grad_(False)
+        return _read_encoder(path)
     model, graph = find_recognition(path)
     encoder = OnnxIdentityEncoder(graph, str(model)).eval()
     _check_output(encoder, model)
     note_licence(model)
     return encoder
+
+
+def _read_encoder(folder: Path) -> IdentityEncoder:
+    try:
+        return IdentityEncoder.read(folder).requires_grad_(False)
+    except ValueError as error:
+        raise FaceModelError(
+            str(error), "give a folder written by IdentityEncoder.save_pretrained, a pack of insightface, or *.onnx"
+        ) from error
 
 
 @torch.no_grad()

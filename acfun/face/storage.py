@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -50,16 +51,37 @@ class StoredModule(nn.Module):
         Raises:
             BaseNotFoundError: the folder does not hold one.
         """
-        folder = Path(directory)
+        try:
+            return cls.read(Path(directory))
+        except ValueError as error:
+            raise BaseNotFoundError(
+                f"{error}: it holds no {cls.kind}; train one with {cls.script} or reinstall acfun with its embedded "
+                "base"
+            ) from error
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """As `from_pretrained`, for folders of the user's own.
+
+        Raises:
+            ValueError: what is wrong with the folder; it lacks a file, is of another kind, or damaged.
+        """
         missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
         if missing:
-            raise BaseNotFoundError(
-                f"{folder} has no {' and no '.join(missing)}: it holds no {cls.kind}; train one with "
-                f"{cls.script} or reinstall acfun with its embedded base"
-            )
-        content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        with torch.random.fork_rng(devices=[]):  # the initial weights, soon replaced, are not drawn from a seeded fit
-            module = cls(**{name: value for name, value in content.items() if not name.startswith("_")})
-        tensors = load_file(folder / WEIGHTS_FILE)
-        module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+            raise ValueError(f"{folder} has no {' and no '.join(missing)}")
+        try:
+            content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            tensors = load_file(folder / WEIGHTS_FILE)
+        except (ValueError, SafetensorError) as error:
+            raise ValueError(f"{folder} has files that are damaged ({error})") from error
+        found = content.get("_class_name") if isinstance(content, dict) else content
+        if found != cls.__name__:
+            raise ValueError(f"{folder} has a {CONFIG_FILE} of class {found!r}, not {cls.__name__!r}")
+        try:
+            with torch.random.fork_rng(devices=[]):  # the initial weights, soon replaced, are not of a seeded fit
+                module = cls(**{name: value for name, value in content.items() if not name.startswith("_")})
+            module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
+        except (TypeError, RuntimeError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # of torch's, the first mismatch
+            raise ValueError(f"{folder} has a {CONFIG_FILE} and weights that do not fit ({reason})") from error
         return module.eval()

@@ -124,7 +124,7 @@ class MorphFactory:
             background = sample_background(self.size, generator)
             image = mask[..., None] * image + (1 - mask[..., None]) * background
         is_grey = bool(generator.random() < options.grey_probability)
-        image = relight(image, landmarks, generator, options.light)
+        image = relight(image, generator, options.light)
         return Morph(
             image=to_grey(image) if is_grey else image,
             landmarks=landmarks,
@@ -198,7 +198,7 @@ def warp_people(people: list[Person], landmarks: FloatArray, border: FloatArray,
     return [_sample_pixels(person.image, fine[..., 2 * i : 2 * i + 2]) for i, person in enumerate(people)]
 
 
-def relight(image: FloatArray, landmarks: FloatArray, generator: np.random.Generator, amount: float) -> FloatArray:
+def relight(image: FloatArray, generator: np.random.Generator, amount: float) -> FloatArray:
     """Vary exposure, contrast, tint and the direction of the light; `amount` 0 returns the image."""
     if amount == 0:
         return image

@@ -1,10 +1,14 @@
 """Every bad input is an explained error or wrong usage, never a traceback."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from acfun.export import LORA_NAME
+from acfun.face.finder import Face
+from acfun.portrait import place_mean_face
 from tests.cli.tools import check_explained, draw, run
 
 
@@ -67,10 +71,12 @@ def test_a_style_of_another_base_is_explained(folder: Path, style: Path, tmp_pat
 
 
 def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any, ...], tuple[str, ...]]:
-    photo, out = folder / "photo.png", tmp_path / "out.png"
+    photo, out, model = folder / "photo.png", tmp_path / "out.png", tmp_path / "model.safetensors"
+    lora = tmp_path / LORA_NAME
     stylize = ("stylize", photo, "--style", folder / "style.png", "-o")
     (tmp_path / "wrong.toml").write_text("max_step = 3\n", encoding="utf-8")
     (tmp_path / "file").write_bytes(b"")
+    model.write_bytes(b"a model")
     (tmp_path / "taken.safetensors").mkdir()
     return {
         (*stylize, out, "-q", "--base", "minni"): ("'minni'", "diffusers folder"),
@@ -91,7 +97,21 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
             "a.onnx",
             "check the path",
         ),
+        ("generate", "a man", "-o", out, "--style-scale", 0.5): ("--style-scale", "are for --style: give that"),
+        ("generate", "a man", "-o", out, "--color-scale", 0): ("--color-scale", "are for --style: give that"),
+        ("doctor", "--device", "cpu"): ("--device is for --base: give that",),
+        ("push", style, "--repo", "me/style", "--device", "auto"): ("--device are for --export: give that",),
+        ("push", style, "--repo", "me/style", "--base", "mini"): ("--device are for --export: give that",),
+        ("benchmark", "-o", tmp_path / "b", "--photos", folder): ("are for --suite paintings: give that",),
+        ("benchmark", "-o", tmp_path / "b", "--suite", "paintings", "--people", 8): (
+            "--people are for --suite paired",
+        ),
         ("fit", photo, "-o", tmp_path / "style.png"): ("style.png", ".safetensors"),
+        ("fit", photo, "-o", model, "--base", model): ("model.safetensors", "another name"),
+        ("fit", photo, "-o", tmp_path / "fit.safetensors", "--run-dir", tmp_path): ("fit.safetensors", "another name"),
+        ("export", shutil.copy(style, lora), "-o", tmp_path): (lora.name, "another name"),
+        ("import-lora", model, "-o", model): ("model.safetensors", "another name"),
+        ("import-lora", photo, "-o", model, "--base", model): ("model.safetensors", "another name"),
         ("fit", photo, "-o", tmp_path / "no" / "s.safetensors"): ("does not exist", "create it"),
         ("fit", photo, "-o", tmp_path / "taken.safetensors", "--base", "no/such/base"): ("taken", "another place"),
         ("fit", photo, "-o", tmp_path / "s.safetensors", "--resume"): ("run folder", "output_dir"),
@@ -105,6 +125,19 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
 def test_values_that_cannot_be_used_are_explained(folder: Path, style: Path, tmp_path: Path) -> None:
     for arguments, parts in explained_cases(folder, style, tmp_path).items():
         check_explained(run(*arguments), *parts)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"a model"
+
+
+def test_numbered_portraits_replace_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    face = Face(box=(0, 0, 60, 60), score=1.0, landmarks=place_mean_face(60)[0])
+    monkeypatch.setattr("acfun.photo.find_faces", lambda *arguments: [face, face])
+    photo, before = tmp_path / "p-1.png", (folder / "photo.png").read_bytes()
+    photo.write_bytes(before)
+    stylize = ("stylize", photo, "--style", folder / "style.png", "--base", folder / "base", "--paint", "portraits")
+    check_explained(run(*stylize, "-o", tmp_path / "p.png"), "p-1.png", "another name")
+    check_explained(run(*stylize, "-o", tmp_path / "q.png", "--sheet", tmp_path / "q-2.png"), "q-2.png", "another name")
+    assert photo.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["p-1.png"]
 
 
 @pytest.mark.parametrize(

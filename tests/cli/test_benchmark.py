@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from acfun.commands.benchmark import choose_methods
-from tests.cli.tools import run
+from tests.cli.tools import check_explained, draw, run, run_well
 
 
 def test_an_unknown_method_is_named_with_those_there_are(tmp_path: Path) -> None:
@@ -34,6 +36,22 @@ def test_an_empty_folder_is_named(folder: Path, tmp_path: Path) -> None:
     result = run("benchmark", *arguments, "--base", str(folder / "base"), "--output", str(tmp_path / "run"))
     assert result.exit_code == 1
     assert "none is no folder with pictures" in " ".join(result.stderr.split())
+
+
+def test_rows_of_pictures_that_were_replaced_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acfun.evaluation.runner.run", lambda *arguments, **judges: None)
+    monkeypatch.setattr("acfun.evaluation.report.write_report", lambda *arguments: [])
+    command: list[object] = ["benchmark", "--suite", "paintings", "--base", folder / "base", "-o", tmp_path / "run"]
+    for kind, seed in (("paintings", 0), ("photos", 1)):
+        (tmp_path / kind).mkdir()
+        draw(tmp_path / kind / "one.png", seed)
+        command += [f"--{kind}", tmp_path / kind]
+    run_well(*command)
+    run_well(*command)
+    draw(tmp_path / "photos" / "one.png", 2)
+    check_explained(run(*command), "with photos", "take another folder")
 
 
 def test_without_dials_each_method_has_its_default_alone() -> None:

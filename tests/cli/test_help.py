@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import typer
 
+from acfun.cli import app
 from acfun.commands import options
 from acfun.commands.session import SAMPLING_OPTIONS
 from acfun.photo import SHAPE_SCALE
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from tests.cli.tools import run, run_well
 
-COMMANDS = ("stylize", "fit", "apply", "show", "export", "import-lora", "generate", "replay", "push", "doctor", "demo")
+COMMANDS = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from acfun.images import read_note
 from acfun.manifest import read_manifest
-from tests.cli.tools import draw, run, run_well
+from tests.cli.tools import check_explained, draw, run, run_well
 
 SAMPLING = ("--faces", "whole", "--steps", 3, "--seed", 5)
 
@@ -117,3 +117,11 @@ def test_wrong_replays_are_explained(desk: Path) -> None:
         assert result.exit_code == 1
         assert message in result.stderr
     assert picture.read_bytes() == before
+
+
+def test_a_replay_replaces_nothing_that_the_picture_was_made_from(desk: Path) -> None:
+    stylize(desk, "-o", desk / "out.png")
+    before = (desk / "photo.png").read_bytes()
+    result = run("replay", desk / "out.png", "-o", desk / "photo.png")
+    check_explained(result, "photo.png", "another name")
+    assert (desk / "photo.png").read_bytes() == before

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acfun.base import load_base
 from acfun.config import dump_toml
-from acfun.images import load_image
+from acfun.export import export_style
+from acfun.images import load_image, read_pixels
 from acfun.paths import CACHE_DIR_VARIABLE, mini_dir
 from acfun.style import Style
 from tests.cli.tools import draw, fit, run, run_well
@@ -123,11 +125,25 @@ def test_generate_numbers_several_pictures(style: Path, tmp_path: Path) -> None:
     assert Path(answer["outputs"][0]).read_bytes() == first
 
 
-def test_export_writes_both_files_and_says_what_is_kept(style: Path, tmp_path: Path) -> None:
+def test_pictures_do_not_depend_on_how_many_are_sampled_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at_once in (4, 3, 1):
+        monkeypatch.setattr("acfun.commands.generate.PICTURES_AT_ONCE", at_once)
+        output = tmp_path / f"{at_once}.png"
+        run_well("generate", "a man", "-o", output, "--count", 4, "--steps", 3, "--base", folder / "base")
+    for index in range(1, 5):
+        whole, *others = (read_pixels(tmp_path / f"{at_once}-{index}.png").astype(int) for at_once in (4, 3, 1))
+        assert all(np.abs(other - whole).max() <= 1 for other in others)
+
+
+def test_export_writes_both_files_and_says_what_is_kept(folder: Path, style: Path, tmp_path: Path) -> None:
     answer = json.loads(run_well("export", style, "-o", tmp_path / "lora", "--layout", "kohya", "--json").stdout)
     assert all(Path(path).is_file() for path in answer["outputs"])
     assert len(answer["outputs"]) == 3
-    assert answer["kept"] <= 1
+    base = load_base(folder / "base", image_encoder=None)
+    left_out = export_style(Style.load(style), base, tmp_path / "plain", distill_steps=0).kept
+    assert max(0, left_out) < answer["kept"] <= 1
     assert "kept of what the style changes" in run_well("export", style, "-o", tmp_path / "lora").stdout
 
 

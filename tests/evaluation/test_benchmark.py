@@ -1,6 +1,7 @@
 """The benchmark: peers do what their papers say, rows are never lost, reports are made of them."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,21 @@ from skimage.color import rgb2lab
 from torch import Tensor
 
 from acfun.base import Base
-from acfun.errors import BaseNotFoundError, ConfigError, NoFaceFoundError
+from acfun.base.vae_features import decode_latents, encode_latents
+from acfun.config import FitConfig
+from acfun.errors import BaseNotFoundError, ConfigError
 from acfun.evaluation.measures import COLUMNS, measure
 from acfun.evaluation.methods import METHODS, AcfunVariant, Method
 from acfun.evaluation.report import BLIND_FILE, PLOT_FILE, SCORECARD_FILE, SHEET_FILE, TABLE_FILE, write_report
 from acfun.evaluation.runner import OPTIONS_FILE, ROWS_FILE, Ledger, name_picture, read_rows, run
 from acfun.evaluation.style_judge import StyleJudge, load_style_judge
-from acfun.evaluation.suites import RENDERERS, Scene, build_paintings, build_paired, choose_renderers, list_pictures
-from acfun.images import save_image, tensor_to_array, tensor_to_pil
+from acfun.evaluation.suites import (
+    Scene,
+)
+from acfun.fit import Progress, Report, fit_style
+from acfun.images import tensor_to_array
 from acfun.portrait import Portrait, StyleImage, place_mean_face
-from acfun.synthetic.data import find_data_dir
+from acfun.style import Style
 from benchmarks.ablation import build_methods
 from tests.fitting import build_face_finder, build_identity_encoder
 from tests.tiny import RESOLUTION, build_image_encoder, build_image_processor, make_tiny_base
@@ -55,6 +61,11 @@ def make_scene(*, has_truth: bool = True) -> Scene:
 
 def paint(name: str, base: Base, setting: float) -> Tensor:
     return METHODS[name].prepare(base, make_scene(), 0)(setting)
+
+
+@torch.no_grad()
+def reconstruct(base: Base, images: Tensor) -> Tensor:
+    return decode_latents(base.vae, encode_latents(base.vae, images)).clamp(-1, 1)
 
 
 def test_a_scene_can_be_cut_to_one_person() -> None:
@@ -109,6 +120,23 @@ def test_latent_methods_paint_on_the_base(base: Base, name: str) -> None:
     assert painted.shape == (2, 3, SIZE, SIZE)
     assert painted.isfinite().all()
     assert torch.equal(painted, paint(name, base, 0.5))
+    plain = reconstruct(base, make_scene().faces)
+    near, far = (float((paint(name, base, setting) - plain).abs().mean()) for setting in (0.3, 1.0))
+    assert 0.01 < near < far
+
+
+def test_normalised_latents_have_the_styles_moments(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make_scene()
+    torch.testing.assert_close(paint("latent_adain", base, 0.0), reconstruct(base, scene.faces))
+    monkeypatch.setattr("acfun.evaluation.peers.classic.decode_latents", lambda vae, latents: latents)
+    wanted = encode_latents(base.vae, scene.style.painting.image)
+    near, far = (
+        sum(
+            float((moment(painted, (2, 3)) - moment(wanted, (2, 3))).abs().mean()) for moment in (torch.mean, torch.std)
+        )
+        for painted in (paint("latent_adain", base, share) for share in (1.0, 0.0))
+    )
+    assert near < 0.05 * far
 
 
 def test_variants_share_what_they_fit(base: Base) -> None:
@@ -119,6 +147,20 @@ def test_variants_share_what_they_fit(base: Base) -> None:
     painted = [methods[name].prepare(base, make_scene(), 0)(1.0) for name in ("default", "no fit")]
     assert len(variant.styles) == 1
     assert not torch.equal(*painted)
+
+
+def test_an_interrupted_fit_gives_no_row(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(config: FitConfig, *, base: Base, report: Report) -> Style:
+        def stop(progress: Progress) -> None:
+            report(progress)
+            signal.raise_signal(signal.SIGTERM)
+
+        return fit_style(config, base=base, report=stop)
+
+    monkeypatch.setattr("acfun.evaluation.methods.fit_style", interrupt)
+    variant = AcfunVariant(fit={"max_steps": 2, "framing": "whole", "objective": "two_target"})
+    with pytest.raises(KeyboardInterrupt):
+        variant(base, make_scene(), 0)
 
 
 def test_what_is_known_is_measured(base: Base) -> None:
@@ -238,59 +280,6 @@ def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     (tmp_path / ROWS_FILE).write_text(f"{row[:5]}\n{row}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="line 1 is damaged"):
         read_rows(tmp_path)
-
-
-def test_pictures_make_a_suite(tmp_path: Path) -> None:
-    for name in ("b.png", "a.png"):
-        save_image(tensor_to_pil(make_pictures(1, 3, 48)), tmp_path / name)
-    paths = list_pictures(tmp_path)
-    assert [path.name for path in paths] == ["a.png", "b.png"]
-    (tmp_path / "b.jpg").write_bytes((tmp_path / "b.png").read_bytes())
-    with pytest.raises(ConfigError, match="same name"):
-        list_pictures(tmp_path)
-    with pytest.raises(ConfigError, match="no folder with pictures"):
-        list_pictures(tmp_path / "nowhere")
-    with pytest.raises(NoFaceFoundError):
-        list(build_paintings(paths, paths, SIZE, build_face_finder()))
-
-
-def test_an_unknown_renderer_is_named() -> None:
-    with pytest.raises(ConfigError, match="oli"):
-        build_paired("oli", 0, SIZE, 1)
-
-
-@pytest.mark.skipif(find_data_dir() is None, reason="the licensed photographs are not on this machine")
-def test_a_paired_scene_has_the_truth_of_every_person() -> None:
-    scene = build_paired("etching", 0, 64, 2)
-    assert "etching" in RENDERERS
-    assert scene.truths is not None
-    assert scene.faces.shape == scene.truths[0].shape == (2, 3, 64, 64)
-    assert scene.landmarks.shape == scene.truths[1].shape == (2, 189, 2)
-    assert not torch.equal(scene.faces, scene.truths[0])
-    assert len(scene.people) == 2
-    with pytest.raises(ConfigError, match="leave none"):
-        build_paired("etching", 0, 64, 99)
-
-
-def test_the_development_suite_shares_nothing_with_the_test() -> None:
-    test, development = (choose_renderers(None, is_held_out=is_held_out) for is_held_out in (True, False))
-    assert set(test) | set(development) == RENDERERS.keys()
-    assert not set(test) & set(development)
-    assert choose_renderers(["oil", "etching"], is_held_out=True) == ["etching", "oil"]
-    with pytest.raises(ConfigError, match="no renderer etching; choose from big_eyed"):
-        choose_renderers(["oil", "etching"], is_held_out=False)
-
-
-@pytest.mark.skipif(find_data_dir() is None, reason="the licensed photographs are not on this machine")
-def test_development_scenes_have_other_people() -> None:
-    test, development = (build_paired("oil", 0, 64, 2, is_held_out=is_held_out) for is_held_out in (True, False))
-    assert development.truths is not None
-    assert development.faces.shape == (2, 3, 64, 64)
-    assert not torch.equal(test.faces, development.faces)
-    # As they were photographed: a person's eyes are where the canonical framing has them.
-    for scene in (test, development):
-        pupils = scene.landmarks[:, :2].mean(0)
-        assert (pupils / 64 - torch.tensor([[0.385, 0.47], [0.615, 0.47]])).abs().max() < 0.02
 
 
 def test_every_default_is_one_of_the_settings() -> None:

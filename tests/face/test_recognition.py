@@ -193,6 +193,55 @@ def test_failures_are_explained_as_in_the_manual(failure: str, pack: Path) -> No
     assert sorted(pack.parent.rglob("*")) == before  # nothing is created
 
 
+def write_other_kind(folder: Path) -> str:
+    (folder / "config.json").write_text('{"architectures": ["CLIPVisionModelWithProjection"]}', encoding="utf-8")
+    return "of class None, not 'IdentityEncoder'"
+
+
+def write_unknown_option(folder: Path) -> str:
+    (folder / "config.json").write_text('{"_class_name": "IdentityEncoder", "depth": 3}', encoding="utf-8")
+    return "do not fit .*'depth'"
+
+
+def write_other_widths(folder: Path) -> str:
+    (folder / "config.json").write_text('{"_class_name": "IdentityEncoder"}', encoding="utf-8")
+    return "do not fit .*size mismatch"
+
+
+def cut_config(folder: Path) -> str:
+    (folder / "config.json").write_text('{"_class_name": ', encoding="utf-8")
+    return "damaged"
+
+
+def cut_weights(folder: Path) -> str:
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    return "damaged"
+
+
+def drop_weights(folder: Path) -> str:
+    (folder / "model.safetensors").unlink()
+    return r"has no model\.safetensors"
+
+
+@pytest.mark.parametrize(
+    "spoil", [write_other_kind, write_unknown_option, write_other_widths, cut_config, cut_weights, drop_weights]
+)
+def test_folders_that_hold_no_encoder_are_explained(spoil: Callable[[Path], str], tmp_path: Path) -> None:
+    build_identity_encoder().save_pretrained(tmp_path)
+    reason = spoil(tmp_path)
+    with pytest.raises(FaceModelError, match=rf"(?s){tmp_path} .*{reason}.*: give a folder written by"):
+        load_recognition(tmp_path)
+    with pytest.raises(BaseNotFoundError, match=rf"(?s){tmp_path} .*{reason}.*: it holds no identity encoder"):
+        IdentityEncoder.from_pretrained(tmp_path)
+
+
+def test_an_encoder_without_weights_has_no_fingerprint(tmp_path: Path) -> None:
+    build_identity_encoder().save_pretrained(tmp_path)
+    drop_weights(tmp_path)
+    with pytest.raises(FaceModelError, match=r"has no model\.safetensors"):
+        compute_fingerprint(tmp_path)
+
+
 def test_paths_are_checked_without_any_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     (tmp_path / "buffalo_l" / "buffalo_l").mkdir(parents=True)

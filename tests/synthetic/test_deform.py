@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from acfun.synthetic.renderers.base import Renderer
 from acfun.synthetic.renderers.cubist import render_cubist
 from acfun.synthetic.renderers.deform import RENDERERS, warp_image
-from acfun.synthetic.renderers.shapes import distance_from_mean, mean_shape, to_face_frame, to_pixels
+from acfun.synthetic.renderers.shapes import difference_from_mean, mean_shape, to_face_frame, to_pixels
 from acfun.synthetic.renderers.warp import warp_face
 
 Array = NDArray[np.float32]
@@ -106,6 +106,12 @@ def test_elongated_has_a_longer_face(person: Face) -> None:
     for seed in SEEDS:
         moved = FAMILIES["elongated"].render(image, landmarks, np.random.default_rng(seed)).landmarks
         assert ratio(moved) > 1.15 * ratio(landmarks)
+
+
+def distance_from_mean(landmarks: Array) -> float:
+    """RMS distance from the mean shape after the best similarity, in pupil distances."""
+    difference, _ = difference_from_mean(to_face_frame(landmarks)[0])
+    return float(np.sqrt((difference**2).sum(-1).mean()))
 
 
 def test_caricature_goes_away_from_the_mean_face(person: Face) -> None:

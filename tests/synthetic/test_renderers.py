@@ -117,11 +117,13 @@ def test_lab_returns_to_rgb() -> None:
     np.testing.assert_allclose(colours.from_lab(colours.to_lab(image)), image, atol=2e-3)
 
 
-def test_quantised_picture_holds_only_the_palette() -> None:
-    palette = _generator(1).random((5, 3)).astype(np.float32)
-    quantised = colours.quantise(_generator().random((16, 16, 3)).astype(np.float32), palette)
-    assert set(map(tuple, quantised.reshape(-1, 3))) <= set(map(tuple, palette))
-    np.testing.assert_array_equal(colours.quantise(palette[None], palette)[0], palette)
+def test_the_nearest_colour_is_that_of_the_smallest_distance_in_lab() -> None:
+    palette, image = (
+        _generator(seed).random(shape).astype(np.float32) for seed, shape in ((1, (5, 3)), (0, (9, 8, 3)))
+    )
+    distances = np.linalg.norm(colours.to_lab(image)[..., None, :] - colours.to_lab(palette), axis=-1)
+    np.testing.assert_array_equal(colours.nearest_in_palette(image, palette), distances.argmin(-1))
+    np.testing.assert_array_equal(colours.nearest_in_palette(palette[None], palette)[0], np.arange(5))
 
 
 def test_structure_follows_stripes() -> None:

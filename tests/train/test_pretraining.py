@@ -216,6 +216,35 @@ def test_export_writes_half_precision_and_leaves_the_model(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["text_encoder"]
 
 
+@pytest.mark.parametrize("num_replaced", [0, 1])
+def test_an_export_that_is_killed_leaves_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_replaced: int
+) -> None:
+    config = CLIPTextConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    pretraining.export_half(CLIPTextModel(config), tmp_path / "text_encoder")
+    calls = iter([Path.replace] * num_replaced)
+
+    def kill(path: Path, target: Path) -> Path:
+        return next(calls)(path, target)
+
+    monkeypatch.setattr(Path, "replace", kill)
+    with pytest.raises(StopIteration):
+        pretraining.export_half(CLIPTextModel(config), tmp_path / "text_encoder")
+    assert CLIPTextModel.from_pretrained(tmp_path / "text_encoder", dtype="auto").dtype == torch.float16
+
+
+def test_an_export_leaves_no_file_of_before(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "model-00001-of-00002.safetensors").write_bytes(b"")
+    config = CLIPTextConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    pretraining.export_half(CLIPTextModel(config), tmp_path / "vae")
+    assert {path.name for path in (tmp_path / "vae").iterdir()} == {"config.json", "model.safetensors"}
+
+
 def write_shards(directory: Path, captions: object, name: str = "captions.json", count: int = 4) -> None:
     images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 6, 5, 3), np.uint8)
     np.save(directory / "images.npy", images)

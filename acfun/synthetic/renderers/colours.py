@@ -1,4 +1,4 @@
-"""Named colours for captions, Lab conversion and quantisation."""
+"""Named colours for captions, Lab conversion and palettes."""
 
 from typing import NamedTuple
 
@@ -113,11 +113,6 @@ def nearest_in_palette(image: Array, palette: Array) -> NDArray[np.intp]:
     lab = to_lab(image)
     distances = [np.square(lab - colour).sum(-1) for colour in to_lab(palette[None])[0]]
     return np.asarray(np.argmin(distances, axis=0), dtype=np.intp)
-
-
-def quantise(image: Array, palette: Array) -> Array:
-    """Replace every pixel of `image` (H,W,3) by the colour of `palette` (N,3) nearest to it in Lab."""
-    return np.asarray(palette[nearest_in_palette(image, palette)])
 
 
 def extract_palette(image: Array, number: int, generator: np.random.Generator) -> Array:

@@ -64,12 +64,6 @@ def to_pixels(points: Array, matrix: Array) -> Array:
     return np.asarray(points @ matrix[:2] + matrix[2], dtype=np.float32)
 
 
-def distance_from_mean(landmarks: Array) -> float:
-    """RMS distance of the inner face from the mean shape after the best similarity, in pupil distances."""
-    difference, _ = difference_from_mean(to_face_frame(landmarks)[0])
-    return float(np.sqrt((difference[list(_ALIGNING)] ** 2).sum(-1).mean()))
-
-
 def difference_from_mean(points: Array) -> tuple[Array, Array]:
     """(189, 2) in the face frame less the mean shape after the best similarity, and that mean shape."""
     mean = _read_mean_shape()
