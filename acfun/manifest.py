@@ -3,7 +3,6 @@
 A manifest names files by their last name and their content, never by the folder that they lie in.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from PIL import Image
 from acfun import __version__
 from acfun.errors import ManifestError
 from acfun.images import read_note, save_image
+from acfun.paths import compute_digest
 
 FORMAT_VERSION = 1
 Command = Literal["stylize", "apply", "generate"]
@@ -135,22 +135,6 @@ def save_with_manifest(image: Image.Image, path: Path, manifest: Manifest | None
     save_image(image, path, None if manifest is None else manifest.to_json())
 
 
-def compute_digest(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
-    """sha256 (64 hex digits) of a file, or of names and contents of a folder's files that match `patterns`.
-
-    Raises:
-        ManifestError: it cannot be read.
-    """
-    try:
-        if path.is_file():
-            return _digest_file(path)
-        files = sorted({file for pattern in patterns for file in path.rglob(pattern) if file.is_file()})
-        lines = (f"{file.relative_to(path).as_posix()} {_digest_file(file)}\n" for file in files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    except OSError as error:
-        raise ManifestError(f"{path} cannot be read ({error.strerror}): check the path") from error
-
-
 def note_inputs(paths: Mapping[str, str | Path | None]) -> dict[str, Input]:
     """Those of the paths, by role, that lie on this machine, with their content."""
     present = {role: Path(path) for role, path in paths.items() if path is not None and Path(path).exists()}
@@ -165,11 +149,6 @@ def digest_role(role: str, path: Path) -> str:
 def find_versions() -> dict[str, str]:
     """Versions of acfun and of the libraries that decide the last bit of a picture."""
     return {"acfun": __version__, **{name: version(name) for name in LIBRARIES}}
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_manifest(manifest: Manifest) -> None:

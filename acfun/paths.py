@@ -1,10 +1,13 @@
 """Where things lie on disk, and how they are written: whole or not at all."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from acfun.errors import ManifestError
 
 CACHE_DIR_VARIABLE = "ACFUN_CACHE_DIR"
 URL_MARK = "://"
@@ -52,3 +55,24 @@ def explain_obstacle(path: Path) -> str | None:
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         return f"{path}: no file can be written there; choose another place"
     return None
+
+
+def compute_digest(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
+    """sha256 (64 hex digits) of a file, or of names and contents of a folder's files that match `patterns`.
+
+    Raises:
+        ManifestError: it cannot be read.
+    """
+    try:
+        if path.is_file():
+            return _digest_file(path)
+        files = sorted({file for pattern in patterns for file in path.rglob(pattern) if file.is_file()})
+        lines = (f"{file.relative_to(path).as_posix()} {_digest_file(file)}\n" for file in files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read ({error.strerror}): check the path") from error
+
+
+def _digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

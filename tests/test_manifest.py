@@ -9,7 +9,8 @@ from PIL import Image
 
 from acfun.errors import ImageError, ManifestError
 from acfun.images import read_note, save_image
-from acfun.manifest import Input, Manifest, compute_digest, note_inputs, read_manifest, save_with_manifest
+from acfun.manifest import Input, Manifest, note_inputs, read_manifest, save_with_manifest
+from acfun.paths import compute_digest
 
 PICTURE = Image.new("RGB", (40, 40), "red")
 DIGEST = "0" * 64

@@ -107,7 +107,7 @@ def load_judges(identity_encoder: str | None, style_encoder: str | None) -> tupl
     from acfun.face.finder import load_face_finder
     from acfun.face.packs import compute_fingerprint
     from acfun.face.recognition import load_recognition
-    from acfun.manifest import compute_digest
+    from acfun.paths import compute_digest
 
     judges: dict[str, Any] = {"finder": load_face_finder()}
     meaning: dict[str, Any] = {}

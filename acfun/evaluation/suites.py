@@ -12,7 +12,7 @@ from torch import Tensor
 from acfun.errors import ConfigError
 from acfun.face.finder import FaceFinder, find_face
 from acfun.images import array_to_tensor, load_image, pil_to_tensor
-from acfun.manifest import compute_digest
+from acfun.paths import compute_digest
 from acfun.portrait import Portrait, StyleImage, cut_head
 from acfun.synthetic.data import require_data_dir
 from acfun.synthetic.renderers import HELD_OUT_RENDERERS, TRAINING_RENDERERS
