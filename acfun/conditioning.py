@@ -18,21 +18,60 @@ from acfun.style_model import StyleModel
 
 Faces = Image.Image | Sequence[Image.Image] | Tensor
 Value = TypeVar("Value")
+MAX_ASPECT = 2  # of results whose shape is the face's
+
+
+def choose_size(
+    face: Faces | None, height: int | None, width: int | None, resolution: int, step: int
+) -> tuple[int, int]:
+    """(height, width) of a result: what is asked for; else of the shape of the first face; else square.
+
+    Args:
+        face: what is painted, if anything.
+        height: asked for, pixels; None with a width: `resolution`.
+        width: likewise.
+        resolution: the shorter side where nothing is asked for; the longer one is at most `MAX_ASPECT` times as long.
+        step: sides that are chosen are multiples of this.
+
+    Raises:
+        ValueError: the face is neither pictures nor a tensor (B,3,H,W).
+    """
+    if face is not None:
+        _check_faces(face)
+    if face is None or height or width:
+        return height or resolution, width or resolution
+    first = face if isinstance(face, Tensor | Image.Image) else next(iter(face))
+    old = first.shape[-2:] if isinstance(first, Tensor) else (first.height, first.width)
+    longest = MAX_ASPECT * resolution
+    sides = [min(longest, step * max(1, round(side * resolution / min(old) / step))) for side in old]
+    return sides[0], sides[1]
 
 
 def prepare_faces(face: Faces, size: tuple[int, int]) -> Tensor:
     """Portraits (B,3,*size) in [-1,1] of pictures or of (B,3,H,W) in [-1,1], stretched to (height, width).
 
     Raises:
-        ValueError: the tensor has another shape.
+        ValueError: it is neither.
     """
+    _check_faces(face)
     if isinstance(face, Image.Image):
         face = [face]
     if not isinstance(face, Tensor):
         return torch.cat([resize(pil_to_tensor(picture), size) for picture in face])
-    if face.ndim != 4 or face.shape[1] != 3:
-        raise ValueError(f"face has shape {tuple(face.shape)}: (B,3,H,W) in [-1,1] or pictures are needed")
     return (face if face.shape[-2:] == size else resize(face, size)).float()
+
+
+def _check_faces(face: Faces) -> None:
+    wanted = "PIL pictures or a tensor (B,3,H,W) in [-1,1] are needed"
+    if isinstance(face, Tensor):
+        if face.ndim != 4 or face.shape[1] != 3:
+            raise ValueError(f"face has shape {tuple(face.shape)}: {wanted}")
+        return
+    pictures = [face] if isinstance(face, Image.Image) else face
+    if not isinstance(pictures, Sequence) or isinstance(pictures, str):
+        raise ValueError(f"face is a {type(face).__name__}: {wanted}")
+    if strangers := [type(one).__name__ for one in pictures if not isinstance(one, Image.Image)]:
+        raise ValueError(f"face holds a {strangers[0]}: {wanted}")
 
 
 def pair(

@@ -17,7 +17,16 @@ from torch import Tensor
 
 from acfun.base import Conditions
 from acfun.base.vae_features import decode_latents, encode_latents
-from acfun.conditioning import Faces, build_callback, encode_prompts, pair, predict_guided, prepare_faces, scaled
+from acfun.conditioning import (
+    Faces,
+    build_callback,
+    choose_size,
+    encode_prompts,
+    pair,
+    predict_guided,
+    prepare_faces,
+    scaled,
+)
 from acfun.devices import place
 from acfun.face.finder import load_face_finder
 from acfun.face.identity import load_identity_encoder
@@ -92,8 +101,8 @@ class FaceStylization(StyledPipeline):
             guidance_scale: ≥ 1; classifier-free guidance; 1 switches it off.
             num_inference_steps: steps of a whole schedule; `strength` shortens it. With a face and `PNDMScheduler`,
                 which cannot start late, these are of DDIM with the same noise schedule.
-            height: of the result, pixels; the base's resolution when None. Faces are stretched to height and width.
-            width: likewise. Both are multiples of `vae_scale_factor`.
+            height: of the result, pixels, a multiple of `vae_scale_factor`; faces are stretched to height and width.
+            width: likewise. When both are None the shorter side is the base's resolution, the shape the first face's.
             enlargement: ≥ 1; the result is this many times as high and wide. The strokes that go over a painted face
                 are cut that much larger from the style image, which has such detail up to `STYLE_SIDE` pixels, and its
                 features are drawn as finely as the face shows them, which may be larger than height and width.
@@ -124,7 +133,7 @@ class FaceStylization(StyledPipeline):
         _check_dials(0, "0 does without", **scales, **dials)
         _check_dials(1, "1 gives the size that is sampled", enlargement=enlargement)
         _check_dials(1, "1 switches it off", guidance_scale=guidance_scale)
-        size = (height or self.base.resolution, width or self.base.resolution)
+        size = choose_size(face, height, width, self.base.resolution, self.vae_scale_factor)
         check_known(face_landmarks, face_regions, size)
         faces = None if face is None else prepare_faces(face, size).to(self._execution_device)
         prompt = DEFAULT_PROMPT if prompt is None else prompt
