@@ -17,6 +17,9 @@ Config = TypeVar("Config")
 Objective = Literal["imagery", "two_target", "time_split", "shared", "pseudo_pair"]
 Group = Literal["encoder", "middle", "decoder"]
 Memory = Literal["auto", "24gb", "12gb", "8gb", "6gb"]
+FieldKind = Literal[
+    "option", "painting", "photos", "base", "image_encoder", "face_model", "seed", "device", "memory", "run"
+]
 
 # Which losses an objective is made of: the keys of `loss_weights`, each the first part of a field `<key>_weight`.
 _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {
@@ -25,6 +28,44 @@ _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {
     "two_target": ("style", "face", "identity"),
     "time_split": ("style", "face", "identity"),
     "shared": ("style", "face", "identity"),
+}
+# What each field of `FitConfig` is: style files, cache keys, checkpoints, manifests and model cards choose by it.
+FIELDS_BY_KIND: dict[FieldKind, tuple[str, ...]] = {
+    "painting": ("style_path",),
+    "photos": ("face_paths",),
+    "base": ("base", "base_config"),
+    "image_encoder": ("image_encoder",),
+    "face_model": ("identity_encoder", "face_detector"),
+    "option": (
+        "framing",
+        "objective",
+        "cfun",
+        "cfun_groups",
+        "cfun_rank",
+        "use_afun",
+        "placeholder",
+        "num_token_vectors",
+        "face_description",
+        "learning_rate",
+        "max_steps",
+        "batch_size",
+        "max_grad_norm",
+        "style_weight",
+        "face_weight",
+        "identity_weight",
+        "statistics_weight",
+        "gram_weight",
+        "structure_weight",
+        "shading_weight",
+        "pair_weight",
+        "denoise_weight",
+        "num_sampled_faces",
+        "dtype",
+    ),
+    "memory": ("memory",),
+    "seed": ("seed",),
+    "device": ("device",),
+    "run": ("output_dir", "preview_every", "checkpoint_every", "resume"),
 }
 
 
@@ -141,6 +182,11 @@ class FitConfig:
         """The prompt of the fit."""
         subject = f" of {self.face_description}" if self.face_description else ""
         return f"a painting{subject} in {self.placeholder} style"
+
+
+def select_fields(*kinds: FieldKind) -> tuple[str, ...]:
+    """Names of the fields of `FitConfig` of these kinds, kind by kind."""
+    return tuple(name for kind in kinds for name in FIELDS_BY_KIND[kind])
 
 
 def load_config(cls: type[Config], path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
