@@ -136,6 +136,11 @@ class Brushwork:
         canvas = restore_relief(canvas, masks, self._measure_relief(enlargement), RELIEF_REACH * enlargement)
         return self._lay_strokes(canvas, picture, regions, enlargement) if enlargement > 1 else canvas
 
+    def forget(self) -> None:
+        """Let go of what was cut from the painting; what is needed again is cut again."""
+        for kept in (self._scales, self._reliefs, self._broad, self._strokes):
+            kept.clear()
+
     def _lay_strokes(self, canvas: Tensor, picture: Tensor, regions: Tensor, factor: int) -> Tensor:
         """An enlarged canvas (1,3,kH,kW) with strokes of the painting where it is smooth, region by region.
 

@@ -31,11 +31,14 @@ def choose_size(
         height: asked for, pixels; None with a width: `resolution`.
         width: likewise.
         resolution: the shorter side where nothing is asked for; the longer one is at most `MAX_ASPECT` times as long.
-        step: sides that are chosen are multiples of this.
+        step: sides are multiples of this.
 
     Raises:
-        ValueError: the face is neither pictures nor a tensor (B,3,H,W).
+        ValueError: the face is neither pictures nor a tensor (B,3,H,W), or a side no multiple.
     """
+    for name, side in (("height", height), ("width", width)):
+        if side is not None and (side < 1 or side % step):
+            raise ValueError(f"{name} is {side}: give a multiple of {step}")
     if face is not None:
         _check_faces(face)
     if face is None or height or width:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from acfun.config import FitConfig
+from acfun.config_fields import select_fields
 from acfun.errors import ConfigError
 from acfun.paths import atomic_write
 from acfun.style_model import StyleModel
@@ -18,13 +19,13 @@ from acfun.style_model import StyleModel
 CHECKPOINT_NAME = "fit.safetensors"
 FORMAT, FORMAT_VERSION = "acfun-fit", 1
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-_RUN_ONLY = {"output_dir", "resume", "preview_every", "checkpoint_every", "device", "memory"}
+_RUN_ONLY = select_fields("run", "device", "memory")
 
 
 def describe_fit(config: FitConfig) -> dict[str, Any]:
     """The config without what belongs to one machine or one run, so that equal fits give equal files."""
     described = asdict(config) | {"face_paths": len(config.face_paths)}
-    described |= {name: Path(described[name]).name for name in ("style_path", "identity_encoder", "face_detector")}
+    described |= {name: Path(described[name]).name for name in select_fields("painting", "face_model")}
     if Path(config.image_encoder).is_dir():
         described["image_encoder"] = Path(config.image_encoder).name
     return {name: value for name, value in described.items() if name not in _RUN_ONLY}

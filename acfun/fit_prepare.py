@@ -45,12 +45,12 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
         FaceModelError: the chosen identity encoder or face detector cannot be used.
         MissingExtraError: a library that one of them needs is not installed.
     """
-    painting, finder = _read_painting(config, base), _load_finder(config, base)
+    painting, finder = _read_picture(config.style_path, base), _load_finder(config, base)
     style = _describe_style(painting, base, finder)
     recognition = place(load_recognition(config.identity_encoder), base.device)
     encoder = place(load_identity_encoder(), base.device)
     imagery = Imagery(style, base.resolution, base.vae, encoder, recognition)
-    photos = [pil_to_tensor(load_image(path)).to(base.device) for path in config.face_paths]
+    photos = (_read_picture(path, base) for path in config.face_paths)
     portraits = [find_head(photo, base.resolution, finder) for photo in photos] or _sample_portraits(
         config, base, finder, generator
     )
@@ -80,15 +80,15 @@ def prepare_style(config: FitConfig, base: Base) -> StyleImage:
         FaceModelError: the chosen face detector cannot be used.
         MissingExtraError: a library that it needs is not installed.
     """
-    return _describe_style(_read_painting(config, base), base, _load_finder(config, base))
+    return _describe_style(_read_picture(config.style_path, base), base, _load_finder(config, base))
 
 
 def _describe_style(painting: Tensor, base: Base, finder: FaceFinder | None) -> StyleImage:
     return StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
 
 
-def _read_painting(config: FitConfig, base: Base) -> Tensor:
-    return pil_to_tensor(load_image(config.style_path)).to(base.device)
+def _read_picture(path: str, base: Base) -> Tensor:
+    return pil_to_tensor(load_image(path)).to(base.device)
 
 
 def _load_finder(config: FitConfig, base: Base) -> FaceFinder | None:
@@ -112,5 +112,5 @@ def _sample_portraits(
     shape = (len(prompts), base.unet.config.in_channels, size, size)
     noise = torch.randn(shape, generator=generator).to(base.device)
     latents = denoise(predict, base.scheduler, noise * base.scheduler.init_noise_sigma, timesteps)
-    pictures = decode_latents(base.vae, latents).clamp(-1, 1)
-    return [find_head_or_assume(picture, base.resolution, finder) for picture in pictures.split(1)]
+    pictures = [decode_latents(base.vae, one).clamp(-1, 1) for one in latents.split(1)]
+    return [find_head_or_assume(picture, base.resolution, finder) for picture in pictures]

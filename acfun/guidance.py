@@ -120,13 +120,18 @@ def paint_pairs(base: Base, imagery: Imagery, portraits: Sequence[Portrait], fac
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
         return predict_guided(base.unet, latents, timestep, conditions, 1.0)
 
-    painted = []
+    sittings = [Sitting(imagery, [portrait], [face]) for portrait, face in zip(portraits, faces, strict=True)]
     timesteps = select_timesteps(base.scheduler, PAIR_STEPS, STRENGTH, base.device)
-    for portrait, face in zip(portraits, faces, strict=True):
-        sitting = Sitting(imagery, [portrait], [face])
-        clean = encode_latents(base.vae, sitting.sketch())
+    sketches = [sitting.sketch() for sitting in sittings]
+    # Patches and gradients through the VAE are large: they are never there together.
+    imagery.brushwork.forget()
+    painted = []
+    for sitting, sketch in zip(sittings, sketches, strict=True):
+        clean = encode_latents(base.vae, sketch)
         noise = find_noise(predict, base.scheduler, clean, timesteps)
         noised = base.scheduler.add_noise(clean, noise, timesteps[:1])
         latents = sitting.guide(denoise(predict, base.scheduler, noised, timesteps))
-        painted.append(encode_latents(base.vae, sitting.finish(decode_latents(base.vae, latents))))
-    return torch.cat(painted)
+        painted.append(decode_latents(base.vae, latents))
+    finished = [sitting.finish(picture) for sitting, picture in zip(sittings, painted, strict=True)]
+    imagery.brushwork.forget()
+    return torch.cat([encode_latents(base.vae, picture) for picture in finished])

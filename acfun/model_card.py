@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 
 from acfun.base.families import FAMILIES
 from acfun.base.sources import MINI, is_repo_id
+from acfun.config_fields import select_fields
 from acfun.paths import atomic_write
 
 CARD_NAME, SAMPLE_NAME = "README.md", "samples.png"
@@ -31,8 +32,8 @@ LICENCES = (
     "openrail++",
 )
 # Fields of a fit's config that name files, or that say where it was computed.
-_HIDDEN = ("base", "base_config", "image_encoder", "identity_encoder", "face_detector", "style_path", "device")
-_MODEL_KEYS = _HIDDEN[:3]
+_HIDDEN = select_fields("base", "image_encoder", "face_model", "painting", "device")
+_MODEL_KEYS = select_fields("base", "image_encoder")
 
 
 @dataclass(frozen=True, kw_only=True)

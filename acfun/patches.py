@@ -62,8 +62,8 @@ class Patches:
         self.shapes = [(image.shape[-2] - PATCH_SIZE + 1, image.shape[-1] - PATCH_SIZE + 1) for image, _ in sources]
         counts = [height * width for height, width in self.shapes]
         self.starts = [sum(counts[:index]) for index in range(len(counts))]
-        self.values = torch.cat([unfold(image) for image, _ in sources])
-        lumas = torch.cat([unfold(compute_smooth_luma(image)) for image, _ in sources])
+        self.values = _unfold_all([image for image, _ in sources])
+        lumas = _unfold_all([compute_smooth_luma(image) for image, _ in sources])
         masks = torch.cat([_pool_regions(image, regions) for image, regions in sources])
         self.is_open = torch.ones(len(self.values), dtype=torch.bool, device=self.values.device)
         if len(sources) == 2 and sources[1][1] is not None:
@@ -103,7 +103,7 @@ class Patches:
 
         step = max(1, len(queries.weights) // NUM_COMPLETENESS_QUERIES)
         sample = slice(None, None, step)
-        nearest = (extend(sample) @ left.T + queries.energy[sample, None]).amin(0).clamp(min=0)
+        nearest = (extend(sample) @ left.T).add_(queries.energy[sample, None]).amin(0).clamp(min=0)
         key_weights = 1 / (nearest + SLACK)
         left = torch.cat([left, torch.ones_like(left[:, :1])], 1) * key_weights[:, None]
         # Features that nothing asks for would be favoured as what nothing resembles: what they cost comes afterwards.
@@ -174,11 +174,11 @@ def _find_features(appearance: Tensor) -> Tensor:
 
 
 class _Basis:
-    """The first principal components of (N,D) rows."""
+    """The first principal components of (N,D) rows, which are centred in place."""
 
     def __init__(self, rows: Tensor, count: int) -> None:
         self.mean = rows.mean(0)
-        centred = rows - self.mean
+        centred = rows.sub_(self.mean)
         self.directions = torch.linalg.eigh(centred.T @ centred / len(rows))[1].flip(1)[:, :count]
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -200,7 +200,16 @@ def cut_patches(pictures: Sequence[Tensor], factor: int, source: Tensor, row: Te
 
 def unfold(maps: Tensor, stride: int = 1) -> Tensor:
     """Patches (N,C·k²) of (1,C,h,w), divided by the patch size, so that distances are means over a patch's pixels."""
-    return F.unfold(maps, PATCH_SIZE, stride=stride)[0].T / PATCH_SIZE
+    return F.unfold(maps, PATCH_SIZE, stride=stride)[0].T.div_(PATCH_SIZE)
+
+
+def _unfold_all(maps: Sequence[Tensor]) -> Tensor:
+    """The patches of several maps in a row; those of one map at a time lie in memory twice."""
+    counts = [(part.shape[-2] - PATCH_SIZE + 1) * (part.shape[-1] - PATCH_SIZE + 1) for part in maps]
+    patches = maps[0].new_empty(sum(counts), maps[0].shape[1] * PATCH_SIZE**2)
+    for rows, part in zip(patches.split(counts), maps, strict=True):
+        rows.copy_(unfold(part))
+    return patches
 
 
 def compute_smooth_luma(image: Tensor) -> Tensor:

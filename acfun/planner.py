@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from acfun.base import Base
+from acfun.base import Base, encode_ids, tokenize_all
+from acfun.base import predict as predict_noise
 from acfun.base.architectures import Architecture, build_random_base, describe_architecture
 from acfun.base.families import FAMILIES
 from acfun.base.loading import choose_dtype
-from acfun.base.vae_features import decode_latents, encode_latents
+from acfun.base.vae_features import decode_latents, encode_features, encode_latents
 from acfun.config import FitConfig
 from acfun.costs import CostMeter
 from acfun.errors import ConfigError
@@ -29,14 +30,18 @@ from acfun.fit_data import CROPS_AT_ONCE
 from acfun.fit_setup import MEASURES, Measures, build_model, find_streamed, list_measures, set_up
 from acfun.imagery import TERMS
 from acfun.objectives import OBJECTIVES
+from acfun.portrait import MAX_ASPECT
 
 GB = 10**9
 TIERS = {"24gb": 24 * GB, "12gb": 12 * GB, "8gb": 8 * GB, "6gb": 6 * GB}
 RESERVE = GB // 2
 META = torch.device("meta")
-# What laying pictures out and comparing them takes, in all and per pixel: it does not depend on the base, and is what
-# `CostMeter` counted in `prepare` at 32 and at 256 px beyond the base's own share.
-IMAGERY_BYTES, IMAGERY_BYTES_PER_PIXEL = 16_000_000, 1750
+# What comparing pictures and cutting crops takes, in all and per pixel: it does not depend on the base, and bounds what
+# `CostMeter` counted in `prepare` at 32, 256 and 512 px beyond the base's own share.
+IMAGERY_BYTES, IMAGERY_BYTES_PER_PIXEL = 16_000_000, 1100
+# Likewise what is known of a painted face; and patches, while those of the finest scale are cut, per pixel of what they
+# are of: counted were 1840 at 256 and 1890 at 512 px, and the larger the picture, the smaller is its edge without any.
+REGION_BYTES, PATCH_BYTES_PER_PIXEL = 18_000_000, 2100
 RATE_SECONDS = 0.2
 
 
@@ -132,7 +137,7 @@ def predict(
         with set_up(base, measures, device):
             return Plan(
                 measures=measures,
-                prepare_bytes=_count_preparation(base, measures),
+                prepare_bytes=_count_preparation(base, config, measures),
                 **_count_step(base, config, measures),
             )
 
@@ -152,7 +157,7 @@ def describe_plan(plan: Plan, config: FitConfig, rate: float) -> str:
     )
 
 
-def _count_preparation(base: Base, measures: Measures) -> int:
+def _count_preparation(base: Base, config: FitConfig, measures: Measures) -> int:
     size = base.resolution
     kept = [] if measures.rests else [base.image_encoder]
     held = _sum_held(base, measures) + sum(_sum_bytes(module) for module in (base.vae, *kept))
@@ -162,8 +167,25 @@ def _count_preparation(base: Base, measures: Measures) -> int:
     latents = latents[:1].requires_grad_()
     with CostMeter() as guiding:
         decode_latents(base.vae, latents).sum().backward()
-    peak: int = max(encoding.peak, guiding.peak + _predict_imagery(size))
-    return held + peak
+    sampling = 0 if config.face_paths else _count_sampling(base, 2 * config.num_sampled_faces)
+    # A painting as long as it may be, and where it has a face, its head beside it.
+    has_face = config.framing == "find"
+    num_pictures = MAX_ASPECT + has_face if "pair" in config.loss_weights() else 0
+    patches = IMAGERY_BYTES + PATCH_BYTES_PER_PIXEL * num_pictures * size * size
+    regions = REGION_BYTES if has_face else 0
+    peak: int = max(max(encoding.peak, guiding.peak, sampling) + _predict_imagery(size), patches)
+    return held + regions + peak
+
+
+def _count_sampling(base: Base, rows: int) -> int:
+    size, channels = base.unet.config.sample_size, base.unet.config.in_channels
+    with torch.no_grad(), CostMeter() as meter:
+        with _FuseAttention():  # of the text encoders
+            conditions = encode_ids(base, tokenize_all(base.tokenizers, [""] * rows))
+        latents = torch.empty(rows, channels, size, size, device=META)
+        predict_noise(base.unet, latents, torch.ones((), device=META), conditions)
+    peak: int = meter.peak
+    return peak
 
 
 def _count_step(base: Base, config: FitConfig, measures: Measures) -> dict[str, int]:
@@ -188,7 +210,9 @@ def _count_step(base: Base, config: FitConfig, measures: Measures) -> dict[str, 
             pred = model(noisy_latents, torch.ones(rows, device=META), input_ids=input_ids)
         loss = pred.square().mean()
         if decodes:
-            loss = loss + decode_latents(base.vae, pred[: config.batch_size]).mean()
+            images = decode_latents(base.vae, pred[: config.batch_size])
+            features = encode_features(base.vae, images) if "gram" in names else []
+            loss = loss + sum((feature.mean() for feature in features), images.mean())
         loss.backward()
     imagery = config.batch_size * _predict_imagery(base.resolution) if decodes else 0
     model.eject()

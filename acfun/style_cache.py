@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from acfun import __version__
 from acfun.config import FitConfig
+from acfun.config_fields import select_fields
 from acfun.errors import ConfigError, StyleFileError
 from acfun.paths import CACHE_DIR_VARIABLE, cache_dir, mini_dir
 
@@ -15,20 +16,7 @@ if TYPE_CHECKING:
     from acfun.style import Style
 
 # What says where a fit reads, writes and computes, not what comes out of it; the pictures count by content.
-_WHERE_FIELDS = frozenset(
-    {
-        "style_path",
-        "face_paths",
-        "output_dir",
-        "base",
-        "base_config",
-        "device",
-        "memory",
-        "preview_every",
-        "checkpoint_every",
-        "resume",
-    }
-)
+_WHERE_FIELDS = select_fields("painting", "photos", "base", "device", "memory", "run")
 
 
 def styles_dir() -> Path:
@@ -48,7 +36,7 @@ def compute_style_key(config: FitConfig, *, style: bytes, faces: bytes, base_fin
     from acfun.face.packs import compute_fingerprint
 
     options = {name: value for name, value in asdict(config).items() if name not in _WHERE_FIELDS}
-    options |= {name: compute_fingerprint(options[name]) for name in ("identity_encoder", "face_detector")}
+    options |= {name: compute_fingerprint(options[name]) for name in select_fields("face_model")}
     options |= {f"mini/{name}": compute_fingerprint(mini_dir() / name) for name in ("face_finder", "identity_encoder")}
     digest = hashlib.sha256(json.dumps([__version__, base_fingerprint, options], sort_keys=True).encode())
     for content in (style, faces):

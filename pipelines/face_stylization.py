@@ -127,10 +127,10 @@ class FaceStylization(StyledPipeline):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_arguments(face, latents, callback_on_step_end_tensor_inputs)
-        self._check_sizes(height, width, num_images_per_prompt)
         scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
         dials = {"imagery_scale": imagery_scale, "identity_scale": identity_scale, "num_guide_steps": num_guide_steps}
         _check_dials(0, "0 does without", **scales, **dials)
+        _check_dials(1, "1 paints each once", num_images_per_prompt=num_images_per_prompt)
         _check_dials(1, "1 gives the size that is sampled", enlargement=enlargement)
         _check_dials(1, "1 switches it off", guidance_scale=guidance_scale)
         size = choose_size(face, height, width, self.base.resolution, self.vae_scale_factor)
@@ -187,14 +187,6 @@ class FaceStylization(StyledPipeline):
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs has {', '.join(sorted(unknown))}; choose from {known}"
             )
-
-    def _check_sizes(self, height: int | None, width: int | None, num_images: int) -> None:
-        factor = self.vae_scale_factor
-        for name, side in (("height", height), ("width", width)):
-            if side is not None and (side < 1 or side % factor):
-                raise ValueError(f"{name} is {side}: give a multiple of {factor}")
-        if num_images < 1:
-            raise ValueError(f"num_images_per_prompt is {num_images}: give at least 1")
 
     def _sit(
         self,

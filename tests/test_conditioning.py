@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from acfun.base import Base, Conditions, encode_tokens, tokenize
 from acfun.cfun import CFunOptions
 from acfun.conditioning import (
     build_callback,
+    choose_size,
     encode_prompts,
     name_style,
     pair,
@@ -25,6 +27,27 @@ from pipelines.face_stylization import FaceStylizationPipeline
 from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, MAX_LENGTH, RESOLUTION, WIDTH, make_style_embeds, make_tiny_base
 
 SIZE = (RESOLUTION, RESOLUTION)
+
+
+def test_results_have_the_shape_of_the_face_unless_a_size_is_given() -> None:
+    tall, long = Image.new("RGB", (300, 450)), torch.zeros(1, 3, 50, 500)
+    assert choose_size(tall, None, None, 256, 8) == (384, 256)
+    assert choose_size([tall, tall.rotate(90, expand=True)], None, None, 256, 64) == (384, 256)
+    assert choose_size(long, None, None, 256, 8) == (256, 512)
+    assert choose_size(torch.zeros(2, 3, 512, 512), None, None, 256, 8) == (256, 256)
+    assert choose_size(None, None, None, 256, 8) == (256, 256)
+    assert choose_size(tall, 128, None, 256, 8) == (128, 256)
+
+
+@pytest.mark.parametrize(
+    ("face", "kind"),
+    [("anna.jpg", "is a str"), (np.zeros((8, 8, 3)), "is a ndarray"), (["anna.jpg"], "holds a str")],
+)
+def test_faces_that_are_neither_pictures_nor_tensors_are_named(face: Any, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"face {kind}: PIL pictures or a tensor"):
+        choose_size(face, None, None, 256, 8)
+    with pytest.raises(ValueError, match=f"face {kind}"):
+        prepare_faces(face, SIZE)
 
 
 @pytest.fixture

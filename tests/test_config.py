@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from acfun.config import FitConfig, dump_toml, load_config
+from acfun.config_fields import FIELDS_BY_KIND, FieldKind, select_fields
 from acfun.errors import ConfigError
 
 
@@ -37,6 +38,13 @@ def test_a_config_is_frozen_and_keyword_only() -> None:
 def test_the_docstring_describes_every_field() -> None:
     documented = {line.split(":")[0].strip() for line in (FitConfig.__doc__ or "").splitlines() if ": " in line}
     assert {field.name for field in fields(FitConfig)} <= documented
+
+
+def test_every_field_has_one_kind() -> None:
+    kinds: tuple[FieldKind, ...] = get_args(FieldKind)
+    assert FIELDS_BY_KIND.keys() == set(kinds)
+    assert sorted(select_fields(*kinds)) == sorted(field.name for field in fields(FitConfig))
+    assert select_fields("face_model", "base") == ("identity_encoder", "face_detector", "base", "base_config")
 
 
 def test_toml_and_overrides_are_merged(tmp_path: Path) -> None:

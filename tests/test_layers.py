@@ -12,6 +12,7 @@ CHECKOUT = Path(__file__).parents[1]
 FLOORS = {
     "acfun.errors": 0,
     "acfun.config": 0,
+    "acfun.config_fields": 0,
     "acfun.images": 0,
     "acfun.paths": 0,
     "acfun.process": 0,

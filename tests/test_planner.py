@@ -1,5 +1,6 @@
 """Plans: what is predicted without weights is what a fit takes, and measures change nothing but that."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from acfun.errors import BaseNotFoundError, ConfigError
 from acfun.fit import FitLoop, fit_style
 from acfun.fit_prepare import prepare
 from acfun.fit_setup import MEASURES, ROOMY, Measures, build_model, list_measures, set_up
+from acfun.images import load_image, save_image
+from acfun.paths import mini_dir
 from acfun.planner import GB, Plan, choose_plan, plan_tiers, predict
 from tests.fitting import make_config
 from tests.test_families import CHECKPOINTS
-from tests.tiny import make_style_embeds, make_tiny_base, save_tiny_checkpoint
+from tests.tiny import build_unet, make_style_embeds, make_tiny_base, save_tiny_checkpoint
 
 CPU = torch.device("cpu")
 RECOMPUTING = Measures(name="recomputing", recomputes=True)
 STEP_TOLERANCE, PREPARE_TOLERANCE = 0.05, 0.25
+SAMPLE = mini_dir() / "samples" / "style.png"
 
 
 def make_plan(measures: Measures) -> Plan:
@@ -73,6 +77,29 @@ def test_preparing_takes_what_was_predicted(tmp_path: Path) -> None:
         prepare(config, base, torch.Generator().manual_seed(0))
     plan = predict(describe_architecture(base), config, ROOMY, dtype=base.dtype, device=CPU)
     assert plan.prepare_bytes == pytest.approx(sum_weights(base) + meter.peak, rel=PREPARE_TOLERANCE)
+
+
+@pytest.mark.parametrize(("stretch", "waste"), [pytest.param(1, 0.65, marks=pytest.mark.slow), (2, 0.15)])
+def test_no_painting_with_a_face_takes_more_than_was_predicted(stretch: int, waste: float, tmp_path: Path) -> None:
+    picture, path = load_image(SAMPLE), tmp_path / "painting.png"
+    save_image(picture.resize((stretch * picture.width, picture.height)), path)
+    base = replace(make_tiny_base(), unet=build_unet(sample_size=64).requires_grad_(False), resolution=256)
+    config = FitConfig(style_path=str(path), face_paths=(str(SAMPLE),))
+    with CostMeter() as meter:
+        data = prepare(config, base, torch.Generator().manual_seed(0))
+    assert data.style.head.landmarks is not None
+    measured = sum_weights(base) + meter.peak
+    plan = predict(describe_architecture(base), config, ROOMY, dtype=base.dtype, device=CPU)
+    assert measured <= plan.prepare_bytes <= (1 + waste) * measured
+    # The patches are gone.
+    assert meter.live < 0.2 * meter.peak
+
+
+def test_sampled_faces_count_unless_photographs_are_given(tmp_path: Path) -> None:
+    architecture = describe_architecture(make_tiny_base())
+    configs = [make_config(tmp_path, face_paths=paths, num_sampled_faces=512) for paths in ((), ("photo.png",))]
+    sampling, painting = (predict(architecture, config, ROOMY, dtype=torch.float32, device=CPU) for config in configs)
+    assert sampling.prepare_bytes > 2 * painting.prepare_bytes
 
 
 def test_each_measure_takes_less_memory_and_recomputing_more_work(tmp_path: Path) -> None:

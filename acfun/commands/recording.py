@@ -1,12 +1,13 @@
 """What the commands that paint share: their results, and the manifest of how each came about."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acfun.commands.session import SAMPLING_OPTIONS, Session, number_paths
 from acfun.config import FitConfig
+from acfun.config_fields import select_fields
 from acfun.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
 # Options besides those of sampling that decide a picture.
 RESULT_OPTIONS = (*SAMPLING_OPTIONS, "faces", "paint", "count", "person_scale")
 # Options that name a model: by a word, by a hub id, or by a path on this machine.
-MODEL_OPTIONS = ("base", "base_config", "image_encoder", "identity_encoder", "face_detector", "identity_adapter")
+MODEL_OPTIONS = (*select_fields("base", "image_encoder", "face_model"), "identity_adapter")
 _MODEL_WORDS = ("mini", "own")
-# What a manifest says elsewhere, or what says where a fit writes.
-_OTHER_FIELDS = (*MODEL_OPTIONS, "style_path", "face_paths", "output_dir", "seed", "device")
-_RUN_FIELDS = ("preview_every", "checkpoint_every", "resume")
-FIT_FIELDS = tuple(field.name for field in fields(FitConfig) if field.name not in {*_OTHER_FIELDS, *_RUN_FIELDS})
+# The rest a manifest says elsewhere, or it is what says where a fit writes.
+FIT_FIELDS = select_fields("option", "memory")
 
 
 def record(

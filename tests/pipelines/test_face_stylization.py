@@ -107,7 +107,8 @@ def test_faces_may_be_pictures_of_any_size(pipe: FaceStylizationPipeline) -> Non
     picture = Image.new("RGB", (48, 40), "teal")
     one = pipe(face=picture, num_inference_steps=2).images
     two = pipe(face=[picture, picture], num_inference_steps=2).images
-    assert [image.size for image in (*one, *two)] == [(RESOLUTION, RESOLUTION)] * 3
+    assert [image.size for image in (*one, *two)] == [(40, RESOLUTION)] * 3
+    assert pipe(face=picture, num_inference_steps=2, width=RESOLUTION).images[0].size == (RESOLUTION, RESOLUTION)
     with pytest.raises(ValueError, match=r"\(3, 32, 32\)"):
         pipe(face=torch.zeros(3, 32, 32))
 
