@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from acfun.config import Extent, FaceChoice, Memory, Objective
+from acfun.config import MAX_SEED, Extent, FaceChoice, Memory, Objective
 
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel="Common")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything random.", rich_help_panel="Common")]
 # Where a TOML file of --config may say it too, an option that is left out gives way to the file.
 FitDevice = Annotated[
     Literal["auto", "cpu", "cuda", "mps"] | None,
@@ -18,7 +18,9 @@ FitDevice = Annotated[
 ]
 FitSeed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, show_default="0", help="Of everything random.", rich_help_panel="Common"),
+    typer.Option(
+        "--seed", min=0, max=MAX_SEED, show_default="0", help="Of everything random.", rich_help_panel="Common"
+    ),
 ]
 FitBaseName = Annotated[
     str | None,

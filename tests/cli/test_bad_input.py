@@ -149,6 +149,8 @@ def test_numbered_portraits_replace_nothing(folder: Path, tmp_path: Path, monkey
         ("fit", "a.png", "-o", "s.safetensors", "--objective", "best"),
         ("apply", "s.safetensors", "-o", "out"),
         ("generate", "a man", "-o", "b.png", "--count", "0"),
+        ("generate", "a man", "-o", "b.png", "--seed", str(10**23)),
+        ("fit", "a.png", "-o", "s.safetensors", "--seed", str(10**23)),
         ("show", "s.safetensors", "--device", "cpu"),
         ("doctor", "--device", "tpu"),
         ("paint", "a.png"),
