@@ -76,7 +76,7 @@ class FitConfig:
         device: "auto", "cpu", "cuda" or "mps".
         preview_every: steps between previews; 0 for none.
         checkpoint_every: steps between checkpoints in `output_dir`; 0: one every few minutes.
-        resume: continue from the checkpoint in `output_dir`.
+        resume: continue from the checkpoint in `output_dir`; where there is none, the fit begins.
     """
 
     style_path: str
@@ -137,7 +137,10 @@ class FitConfig:
         if not self.loss_weights():
             raise ConfigError(f"all weights of objective {self.objective!r} are 0; give one of its losses a weight")
         if self.output_dir is None and (self.resume or self.checkpoint_every or self.preview_every):
-            raise ConfigError("resume, checkpoint_every and preview_every need a run folder; give output_dir")
+            raise ConfigError(
+                "resume, checkpoint_every and preview_every need a run folder; give output_dir, on the command line "
+                "--run-dir"
+            )
 
     def loss_weights(self) -> dict[str, float]:
         """Weights of the objective's losses by name, without those that are 0."""

@@ -13,7 +13,7 @@ from acfun.export import export_style
 from acfun.images import load_image, read_pixels
 from acfun.paths import CACHE_DIR_VARIABLE, mini_dir
 from acfun.style import Style
-from tests.cli.tools import draw, fit, run, run_well
+from tests.cli.tools import check_explained, draw, fit, run, run_well
 from tests.tiny import RESOLUTION
 
 WEIGHTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder")
@@ -35,6 +35,31 @@ def test_fit_writes_a_style_and_its_run_folder(folder: Path, tmp_path: Path) -> 
     before = output.read_bytes()
     again = fit(folder, output, "--run-dir", run_dir, "--preview-every", 1, "--checkpoint-every", 2, "--resume")
     assert again.exit_code == 0, again.stderr
+    assert output.read_bytes() == before
+
+
+def test_a_refused_resume_leaves_the_run_folder_as_it_was(folder: Path, tmp_path: Path) -> None:
+    run_dir, output = tmp_path / "run", tmp_path / "style.safetensors"
+    assert fit(folder, output, "--run-dir", run_dir, "-q").exit_code == 0
+    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    refused = fit(folder, output, "--run-dir", run_dir, "--resume", "--max-steps", 1, "--seed", 3)
+    check_explained(refused, "seed is 0 there, 3 here", "max_steps is 2 there, 1 here", "--run-dir")
+    assert "loading base" not in refused.stderr
+    other_base = ("--base", folder / "other")
+    check_explained(fit(folder, output, "--run-dir", run_dir, "--resume", *other_base), "--run-dir")
+    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+    absent = tmp_path / "absent"
+    check_explained(fit(folder, output, "--run-dir", absent, "--resume"), f"{absent} holds no checkpoint", "check the")
+    assert not absent.exists()
+
+
+def test_a_config_file_may_always_ask_to_resume(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "fit.toml").read_text(encoding="utf-8")
+    (tmp_path / "fit.toml").write_text(f'{text}resume = true\noutput_dir = "{tmp_path / "run"}"\n', encoding="utf-8")
+    output = tmp_path / "style.safetensors"
+    assert fit(folder, output, "--config", tmp_path / "fit.toml", "-q").exit_code == 0
+    before = output.read_bytes()
+    assert fit(folder, output, "--config", tmp_path / "fit.toml", "-q").exit_code == 0
     assert output.read_bytes() == before
 
 
