@@ -30,11 +30,16 @@ class ExplainingGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except AcfunError as error:
-            print_error(error)
+            print_error(error, self._list_options(ctx))
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             print_message("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+    def _list_options(self, ctx: Any) -> set[str]:
+        """Names of what the command that runs can be given."""
+        command = self.get_command(ctx, ctx.invoked_subcommand)
+        return set() if command is None else {str(option.name) for option in command.params}
 
 
 app = typer.Typer(

@@ -12,6 +12,7 @@ from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config, fit_cached
 from acfun.commands.recording import check_distinct, record, save_results
 from acfun.commands.session import Session, number_paths
+from acfun.errors import naming_photo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,7 +105,8 @@ def stylize(
     image, style_image = load_image(photo), load_image(style)
     sampling = session.build_sampling(context.params)
     loaded = session.load_fit_base(fit_config)
-    chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, fit_config.device))
+    with naming_photo(photo):
+        chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, fit_config.device))
     count = max(1, len(chosen)) if paint == "portraits" else 1
     check_distinct([*number_paths(output, count), *filter(None, [sheet])], [photo, style])
     manifest = record("stylize", session, loaded, context.params, {"photo": photo, "style": style}, fit_config)

@@ -9,7 +9,7 @@ import pytest
 from acfun.export import LORA_NAME
 from acfun.face.finder import Face
 from acfun.portrait import place_mean_face
-from tests.cli.tools import check_explained, draw, run
+from tests.cli.tools import check_explained, draw, needs_weights, run
 
 
 def break_image(kind: str, directory: Path) -> Path:
@@ -117,7 +117,9 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         ("fit", photo, "-o", tmp_path / "s.safetensors", "--resume"): ("run folder", "output_dir"),
         ("apply", style, photo, "-o", folder): ("photo.png", "another folder"),
         ("apply", style, photo, tmp_path / "photo.jpg", "-o", tmp_path): ("photo.jpg", "rename"),
-        ("apply", style, photo, "-o", tmp_path / "file"): ("file", "another folder"),
+        ("apply", style, photo, "-o", tmp_path / "file"): ("file is a file", "into a folder"),
+        ("apply", style, photo, "-o", tmp_path / "file" / "out"): ("file is a file", "into a folder"),
+        ("export", style, "-o", tmp_path / "file"): ("file is a file", "into a folder"),
         ("apply", style, photo, "photo-1.jpg", "-o", tmp_path, "--paint", "portraits"): ("photo-1.jpg", "rename"),
     }
 
@@ -138,6 +140,21 @@ def test_numbered_portraits_replace_nothing(folder: Path, tmp_path: Path, monkey
     check_explained(run(*stylize, "-o", tmp_path / "q.png", "--sheet", tmp_path / "q-2.png"), "q-2.png", "another name")
     assert photo.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["p-1.png"]
+
+
+@needs_weights
+def test_a_photograph_without_a_face_is_named_with_options_that_there_are(
+    folder: Path, style: Path, tmp_path: Path
+) -> None:
+    photo, base = draw(tmp_path / "empty.png", 5), ("--base", folder / "base")
+    fault, remedy = "empty.png: no face was found in 90x60 px: give a picture with", "; --faces whole"
+    fit = ("fit", folder / "style.png", "-o", tmp_path / "s.safetensors", "--face", photo, *base)
+    stylize = ("stylize", photo, "--style", folder / "style.png", "-o", tmp_path / "o.png", *base)
+    for arguments in (fit, stylize, ("apply", style, photo, "-o", tmp_path / "out", "-q")):
+        result = run(*arguments, *(() if "apply" in arguments else ("--config", folder / "fit.toml")))
+        check_explained(result, fault, remedy)
+        assert "min_score" not in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,10 @@ from acfun.base import load_base
 from acfun.config import dump_toml
 from acfun.export import export_style
 from acfun.images import load_image, read_pixels
-from acfun.paths import CACHE_DIR_VARIABLE, mini_dir
+from acfun.paths import CACHE_DIR_VARIABLE
 from acfun.style import Style
-from tests.cli.tools import check_explained, draw, fit, run, run_well
+from tests.cli.tools import check_explained, draw, fit, needs_weights, run, run_well
 from tests.tiny import RESOLUTION
-
-WEIGHTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder")
-needs_weights = pytest.mark.skipif(
-    not all((mini_dir() / part / "config.json").is_file() for part in WEIGHTS),
-    reason="the embedded base has no weights",
-)
 
 
 def test_fit_writes_a_style_and_its_run_folder(folder: Path, tmp_path: Path) -> None:
@@ -131,6 +125,21 @@ def test_apply_paints_what_it_can_and_names_the_rest(folder: Path, style: Path, 
     assert answer["outputs"][str(photos[0])] == [str(tmp_path / "out" / "photo.png")]
     assert "absent.png" in result.stderr
     assert load_image(tmp_path / "out" / "photo.png").size == (90, 60)
+
+
+def test_apply_loads_nothing_and_leaves_nothing_where_no_photograph_can_be_read(
+    folder: Path, style: Path, tmp_path: Path
+) -> None:
+    photos, output = (tmp_path / "absent.png", folder), tmp_path / "out"
+    result = run("apply", style, *photos, "-o", output, "--base", "no/such/base", "-q")
+    check_explained(
+        result,
+        f"{photos[0]}: there is no such file",
+        f"{folder}: this is a folder; give the photographs in it, or add --workers",
+    )
+    assert not output.exists()
+    answer = json.loads(run("apply", style, *photos, "-o", output, "--json").stdout)
+    assert answer == {"outputs": {}, "failed": [str(photo) for photo in photos]}
 
 
 def test_apply_writes_portraits(folder: Path, style: Path, tmp_path: Path) -> None:
