@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from acfun.commands import options
-from acfun.commands.fitting import Fitted, build_config
+from acfun.commands.fitting import Fitted, build_config, check_style_image
 from acfun.commands.fitting import fit as run_fit
 from acfun.commands.recording import MODEL_OPTIONS, check_distinct, is_local
 from acfun.commands.session import Session, print_message
@@ -87,6 +87,7 @@ def fit(
     check_style_path(output)
     check_distinct([output], list_inputs(fit_config))
     check_resume(fit_config, is_given=resume)
+    check_style_image(image)
     check_images(*map(Path, (fit_config.style_path, *fit_config.face_paths)))
     fitted = run_fit(fit_config, session.load_fit_base(fit_config), session)
     fitted.style.save(output)

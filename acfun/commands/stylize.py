@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acfun.commands import options
-from acfun.commands.fitting import Fitted, build_config, fit_cached
+from acfun.commands.fitting import Fitted, build_config, check_style_image, fit_cached
 from acfun.commands.recording import check_distinct, record, save_results
 from acfun.commands.session import Session, number_paths
 from acfun.errors import naming_photo
@@ -102,6 +102,7 @@ def stylize(
     for path in filter(None, (output, sheet)):
         check_output_path(path)
     check_distinct([output, *filter(None, [sheet])], [photo, style])
+    check_style_image(style)
     image, style_image = load_image(photo), load_image(style)
     sampling = session.build_sampling(context.params)
     loaded = session.load_fit_base(fit_config)

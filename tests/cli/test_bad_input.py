@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from acfun.export import LORA_NAME
 from acfun.face.finder import Face
@@ -61,6 +63,26 @@ def test_wrong_style_files_are_explained(folder: Path, style: Path, tmp_path: Pa
         check_explained(run("show", path), str(path), message)
         check_explained(run("apply", path, photo, "-o", tmp_path / "out"), str(path), message)
         check_explained(run("generate", "a man", "--style", path, "-o", tmp_path / "o.png"), str(path), message)
+
+
+def test_files_of_another_kind_are_told_with_the_command_for_them(folder: Path, style: Path, tmp_path: Path) -> None:
+    photo, lora, out = folder / "photo.png", tmp_path / "lora.safetensors", tmp_path / "out.png"
+    save_file({"unet.mid_block.resnets.0.conv1.lora_A.weight": torch.ones(2, 16, 3, 3)}, lora)
+    base = ("--base", "no/such/base")
+    cases = {
+        ("stylize", photo, "--style", style, "-o", out, *base): f"acfun apply {style}",
+        ("fit", style, "-o", tmp_path / "s.safetensors", *base): f"acfun apply {style}",
+        ("apply", lora, photo, "-o", tmp_path, *base): f"acfun import-lora {lora}",
+        ("generate", "a man", "--style", lora, "-o", out, *base): f"acfun import-lora {lora}",
+        ("apply", photo, photo, "-o", tmp_path, *base): f"acfun fit {photo}",
+        ("import-lora", style, "-o", tmp_path / "s.safetensors", *base): "is a style file already",
+        ("import-lora", "nope.safetensors", "-o", tmp_path / "s.safetensors", *base): "check the path",
+        ("push", style, "--repo", "painting"): "'painting'; give user/name",
+    }
+    for arguments, remedy in cases.items():
+        result = run(*arguments)
+        check_explained(result, remedy)
+        assert "loading base" not in result.stderr
 
 
 def test_a_style_of_another_base_is_explained(folder: Path, style: Path, tmp_path: Path) -> None:
