@@ -137,7 +137,10 @@ def load_base(
         family = recognise_file(path)
         parts, folder = read_file(path, family, config)
     elif config is not None:
-        raise ConfigError(f"config is {str(config)!r}, but {str(name_or_path)!r} is no single file: leave config out")
+        raise ConfigError(
+            f"config is {str(config)!r}, but {str(name_or_path)!r} is no single file: leave config out, on the "
+            "command line --base-config"
+        )
     else:
         folder = find_folder(name_or_path)
         family = recognise_folder(folder)

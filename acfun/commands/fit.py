@@ -112,9 +112,7 @@ def check_style_path(path: Path) -> None:
     Raises:
         ConfigError: the ending is wrong, the folder does not exist, or nothing can be written there.
     """
-    if path.suffix != STYLE_SUFFIX:
-        raise ConfigError(f"{path}: a style file ends in {STYLE_SUFFIX}; name it so")
-    if obstacle := explain_obstacle(path):
+    if obstacle := explain_obstacle(path, [STYLE_SUFFIX]):
         raise ConfigError(obstacle)
 
 

@@ -105,6 +105,10 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         (*stylize, out, "--steps", 3, "--strength", 0.1): ("0.1", "raise one of them"),
         (*stylize, out, "--steps", 1): ("0.4", "raise one of them"),
         (*stylize, tmp_path / "out.xyz"): ("'.xyz'", ".png"),
+        (*stylize, tmp_path / "painted"): ("painted has no ending; end the name in .png",),
+        (*stylize, folder): (f"{folder} is a folder: name a file in it", "name.png"),
+        (*stylize, out, "--image-encoder", "nowhere"): ("'nowhere' is no folder here, and no hub id", "give a folder"),
+        (*stylize, out, "--base-config", "nowhere"): ("'nowhere'", "leave config out", "--base-config"),
         (*stylize, tmp_path / "none" / "out.png"): ("does not exist", "create it"),
         (*stylize, photo, "--base", "no/such/base"): ("photo.png", "another name"),
         (*stylize, out, "--sheet", out, "--base", "no/such/base"): ("out.png", "another name"),
@@ -199,3 +203,9 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
+
+
+def test_values_out_of_range_are_told_with_the_range() -> None:
+    result = run("stylize", "a.png", "--style", "s.png", "-o", "b.png", "--strength", "1.5")
+    assert "1.5 is not in the range 0.05<=x<=1" in result.stderr
+    assert "0 is not in the range 1<=x<=64" in run("generate", "a man", "-o", "b.png", "--count", "0").stderr
