@@ -62,9 +62,11 @@ def test_a_signal_to_stop_saves_after_the_step_in_hand(base: Base, tmp_path: Pat
     assert steps == [1]
     assert signal.getsignal(number) is handler
     assert save(style, tmp_path / "interrupted") != expected
+    assert (style.config["steps_done"], style.config["max_steps"]) == (1, 3)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [CHECKPOINT_NAME]
     resumed, reports = collect(replace(config, resume=True), base)
     assert [progress.step for progress in reports] == [2, 3]
+    assert "steps_done" not in resumed.config
     assert save(resumed, tmp_path / "resumed") == expected
 
 

@@ -47,7 +47,7 @@ def fit(options: argparse.Namespace) -> int:
     """Run the fit on every process and save the style on the main one."""
     from dataclasses import asdict, replace
 
-    from acfun.commands.fit import INTERRUPTED, check_resume, check_style_path
+    from acfun.commands.fit import INTERRUPTED, check_images, check_resume, check_style_path
     from acfun.config import FitConfig, dump_toml, load_config
 
     paths = {"style_path": options.style, "output_dir": options.run_dir}
@@ -60,6 +60,7 @@ def fit(options: argparse.Namespace) -> int:
         return 0
     check_style_path(options.output)
     check_resume(config, is_given=False)
+    check_images(*map(Path, (config.style_path, *config.face_paths)))
 
     from accelerate import PartialState
     from rich.console import Console

@@ -129,6 +129,8 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         ("push", style, "--repo", "me/style", "--device", "auto"): ("--device are for --export: give that",),
         ("push", style, "--repo", "me/style", "--base", "mini"): ("--device are for --export: give that",),
         ("benchmark", "-o", tmp_path / "b", "--photos", folder): ("are for --suite paintings: give that",),
+        ("benchmark", "-o", tmp_path / "b", "--base", "no/such/base"): ("no/such/base",),
+        ("benchmark", "-o", tmp_path / "b", "--methods", "foo"): ("no method foo",),
         ("benchmark", "-o", tmp_path / "b", "--suite", "paintings", "--people", 8): (
             "--people are for --suite paired",
         ),
@@ -154,6 +156,7 @@ def test_values_that_cannot_be_used_are_explained(folder: Path, style: Path, tmp
     for arguments, parts in explained_cases(folder, style, tmp_path).items():
         check_explained(run(*arguments), *parts)
     assert (tmp_path / "model.safetensors").read_bytes() == b"a model"
+    assert not (tmp_path / "b").exists()
 
 
 def test_numbered_portraits_replace_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Whole runs of the commands on a tiny base."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from acfun.export import export_style
 from acfun.images import load_image, read_pixels
 from acfun.paths import CACHE_DIR_VARIABLE
 from acfun.style import Style
+from acfun.style_file import to_json
 from tests.cli.tools import check_explained, draw, fit, needs_weights, run, run_well
 from tests.tiny import RESOLUTION
 
@@ -194,13 +196,21 @@ def test_export_writes_a_card_with_terms_and_a_sample(style: Path, folder: Path,
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
 
 
-def test_show_prints_the_metadata(style: Path) -> None:
+def test_show_prints_the_metadata(style: Path, tmp_path: Path) -> None:
     described = json.loads(run_well("show", style, "--json").stdout)
     assert described["format"] == "acfun-style"
     assert described["bytes"] == style.stat().st_size
     text = run_well("show", style).stdout
     assert described["base_fingerprint"] in text
     assert "max_steps: 2" in text
+    assert "partial" not in text
+    whole = Style.load(style)
+    config = to_json(whole.config | {"steps_done": 1})
+    replace(whole, metadata=whole.metadata | {"config": config}).save(tmp_path / "cut.safetensors")
+    assert "partial: 1 of 2 steps were done" in run_well("show", tmp_path / "cut.safetensors").stdout
+    assert repr(Style.load(style)) == repr(whole)
+    assert len(repr(whole)) < 200
+    assert "max_steps=2" in repr(whole)
 
 
 @needs_weights
