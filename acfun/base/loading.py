@@ -31,6 +31,7 @@ from acfun.base.sources import (
 )
 from acfun.devices import has_bfloat16
 from acfun.errors import BaseFamilyMismatchError, ConfigError
+from acfun.noise import without_messages
 
 OWN_IMAGE_ENCODER, HALF_VARIANT = "own", "fp16"
 IMAGE_PARTS = ("image_encoder", "feature_extractor")
@@ -255,4 +256,6 @@ def _load_image_encoder(
 
 def _freeze(module: Any, dtype: torch.dtype, device: str | torch.device) -> Any:
     assert isinstance(module, nn.Module)
-    return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    with without_messages():
+        module.to(device=device, dtype=dtype)
+    return module.eval().requires_grad_(False)

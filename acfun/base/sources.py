@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 
 from acfun.base.families import FAMILIES, Family, find_family
 from acfun.errors import BaseNotFoundError
+from acfun.noise import without_bars, without_messages
 from acfun.paths import mini_dir
 
 MINI = "mini"
@@ -121,7 +122,8 @@ def recognise_folder(folder: Path) -> Family:
 def read_part(read: Callable[..., Any], path: Path, **options: Any) -> Any:
     """What a library reads from `path`, offline; BaseNotFoundError where it cannot."""
     try:
-        return read(path, local_files_only=True, **options)
+        with without_bars(), without_messages():
+            return read(path, local_files_only=True, **options)
     # Broken files surface as whatever the reader of that format raises.
     except Exception as error:
         raise BaseNotFoundError(f"{path} cannot be read ({error}): copy or download it again") from error

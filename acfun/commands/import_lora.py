@@ -25,7 +25,7 @@ def import_lora(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a style file of a LoRA, to be applied or blended like a fitted one."""
+    """Make a style file of a LoRA, to be applied like a fitted one, or blended, which Style.blend does in Python."""
     from acfun.face.finder import load_face_finder
     from acfun.images import load_image, pil_to_tensor
     from acfun.lora_import import check_lora

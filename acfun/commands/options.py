@@ -132,7 +132,13 @@ Strength = Annotated[
 ]
 StyleScale = Annotated[
     float | None,
-    typer.Option(min=0, max=4, show_default="1.0", help="0 is no style.", rich_help_panel="Sampling"),
+    typer.Option(
+        min=0,
+        max=4,
+        show_default="1.0",
+        help="The fitted weights; the strokes are --imagery-scale.",
+        rich_help_panel="Sampling",
+    ),
 ]
 ImageryScale = Annotated[
     float | None,
@@ -212,7 +218,10 @@ FaceDetector = Annotated[
 ]
 
 FitConfigPath = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with fields of FitConfig.", rich_help_panel="Fitting")
+    Path | None,
+    typer.Option(
+        "--config", help="TOML file with fields of FitConfig; options win over it.", rich_help_panel="Fitting"
+    ),
 ]
 MaxSteps = Annotated[
     int | None,
