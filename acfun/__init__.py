@@ -53,7 +53,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = _find_version()
     elif name in _MODULES:
-        value = getattr(importlib.import_module(_MODULES[name]), name)
+        from acfun.noise import without_messages
+
+        with without_messages():
+            value = getattr(importlib.import_module(_MODULES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     globals()[name] = value

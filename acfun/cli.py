@@ -22,6 +22,9 @@ from acfun.commands.stylize import stylize
 from acfun.errors import AcfunError
 from acfun.process import allow_mps_fallback, restart_with_malloc_settings
 
+# What pydantic, which reads options for typer, calls them.
+RANGE_ERRORS = {"less_than_equal", "greater_than_equal"}
+
 
 class ExplainingGroup(TyperGroup):
     """Turns explained errors into a message and an exit code; any other error is a bug and keeps its traceback."""
@@ -30,11 +33,29 @@ class ExplainingGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except AcfunError as error:
-            print_error(error)
+            print_error(error, self._list_options(ctx))
             raise typer.Exit(1) from error
+        except typer.BadParameter as error:
+            name_value(error)
+            raise
         except KeyboardInterrupt as error:
             print_message("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+    def _list_options(self, ctx: Any) -> set[str]:
+        """Names of what the command that runs can be given."""
+        command = self.get_command(ctx, ctx.invoked_subcommand)
+        return set() if command is None else {str(option.name) for option in command.params}
+
+
+def name_value(error: typer.BadParameter) -> None:
+    """Say the value and the range of an option that is out of it, which typer leaves out."""
+    least, most = (getattr(error.param, side, None) for side in ("min", "max"))
+    cause: Any = error.__cause__
+    found: dict[str, Any] = cause.errors()[0] if hasattr(cause, "errors") else {}
+    if found.get("type") in RANGE_ERRORS:
+        bounds = ("" if least is None else f"{least}<="), ("" if most is None else f"<={most}")
+        error.message = f"{found['input']} is not in the range {'x'.join(bounds)}."
 
 
 app = typer.Typer(

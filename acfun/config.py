@@ -20,6 +20,8 @@ Memory = Literal["auto", "24gb", "12gb", "8gb", "6gb"]
 # Of what paints photographs: which faces, and how much of the photograph.
 FaceChoice = Literal["all", "largest", "whole"]
 Extent = Literal["photo", "faces", "portraits"]
+# The largest that every generator takes.
+MAX_SEED = 2**63 - 1
 
 # Which losses an objective is made of: the keys of `loss_weights`, each the first part of a field `<key>_weight`.
 _OBJECTIVE_LOSSES: dict[str, tuple[str, ...]] = {
@@ -67,14 +69,14 @@ class FitConfig:
         pair_weight: `pseudo_pair`: distance to the face as guided sampling paints it.
         denoise_weight: `imagery`, `pseudo_pair`: denoising of crops of the style image.
         num_sampled_faces: faces drawn from the base when none is given.
-        seed: of everything random.
+        seed: of everything random, in [0, 2⁶³ - 1].
         dtype: of the frozen base; what is trained stays float32. "auto" is bfloat16 for a large base on a device that
             computes in it, else float32.
         memory: what the fit has to do with: "auto" is what the device has free, else a card's size.
         device: "auto", "cpu", "cuda" or "mps".
         preview_every: steps between previews; 0 for none.
         checkpoint_every: steps between checkpoints in `output_dir`; 0: one every few minutes.
-        resume: continue from the checkpoint in `output_dir`.
+        resume: continue from the checkpoint in `output_dir`; where there is none, the fit begins.
     """
 
     style_path: str
@@ -124,6 +126,8 @@ class FitConfig:
         for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed is {self.seed}; it must be from 0 to {MAX_SEED}")
         for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0")
@@ -133,7 +137,10 @@ class FitConfig:
         if not self.loss_weights():
             raise ConfigError(f"all weights of objective {self.objective!r} are 0; give one of its losses a weight")
         if self.output_dir is None and (self.resume or self.checkpoint_every or self.preview_every):
-            raise ConfigError("resume, checkpoint_every and preview_every need a run folder; give output_dir")
+            raise ConfigError(
+                "resume, checkpoint_every and preview_every need a run folder; give output_dir, on the command line "
+                "--run-dir"
+            )
 
     def loss_weights(self) -> dict[str, float]:
         """Weights of the objective's losses by name, without those that are 0."""

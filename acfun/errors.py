@@ -1,5 +1,9 @@
 """What can go wrong for a user. Every message names the value, where it was found, and what to do."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class AcfunError(Exception):
     """Any error that acfun explains."""
@@ -19,6 +23,15 @@ class ImageError(AcfunError):
 
 class NoFaceFoundError(AcfunError):
     """No face was found where one is needed."""
+
+
+@contextmanager
+def naming_photo(path: Path | str) -> Iterator[None]:
+    """Begin the message of a `NoFaceFoundError` with the path of the photograph."""
+    try:
+        yield
+    except NoFaceFoundError as error:
+        raise NoFaceFoundError(f"{path}: {error}") from error
 
 
 class FitDivergedError(AcfunError):

@@ -115,10 +115,13 @@ def fit_style(
         model = build_model(config, base, style_embeds, generator)
         decodes = config.preview_every > 0 or not TERMS.isdisjoint(config.loss_weights())
         try:
+            description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch."), "base": base.name}
             if data is not None:
                 with resting(measures, base.image_encoder, None if decodes else base.vae):
-                    FitLoop(config, base, data, model, accelerator, generator).run(report)
-            description = describe_fit(config) | {"dtype": str(base.dtype).removeprefix("torch."), "base": base.name}
+                    loop = FitLoop(config, base, data, model, accelerator, generator)
+                    loop.run(report)
+                # A whole fit needs no word of it.
+                description |= {"steps_done": loop.step} if loop.step < config.max_steps else {}
             if config.base_config is not None:
                 description["base_config"] = mark_local(config.base_config)
             return Style.from_model(model, base, image=style_image, config=description).round_to_half()

@@ -31,6 +31,18 @@ def describe_fit(config: FitConfig) -> dict[str, Any]:
     return {name: value for name, value in described.items() if name not in _RUN_ONLY}
 
 
+def check_resumable(config: FitConfig) -> None:
+    """Refuse to resume from a checkpoint of something else, as far as its config tells; no checkpoint is no obstacle.
+
+    Raises:
+        ConfigError: the checkpoint is damaged, of another format, or of another configuration.
+    """
+    if config.resume and config.output_dir is not None:
+        path = Path(config.output_dir) / CHECKPOINT_NAME
+        if path.is_file():
+            _check_config(path, _read_metadata(path), _list_options(config))
+
+
 class FitCheckpoint:
     """Parameters, AdamW's moments and random states of a run, in `output_dir`.
 
@@ -54,8 +66,7 @@ class FitCheckpoint:
     ) -> None:
         assert config.output_dir is not None
         self.path = Path(config.output_dir) / CHECKPOINT_NAME
-        options = asdict(config) | dict.fromkeys(_RUN_ONLY)
-        self.signature = json.dumps(options | {"base_fingerprint": base_fingerprint}, sort_keys=True)
+        self.options = _list_options(config) | {"base_fingerprint": base_fingerprint}
         self.model, self.optimizer, self.generator, self.imagery = model, optimizer, generator, imagery
         device = model.style_embeds.device
         self.cuda_device = device if device.type == "cuda" else None
@@ -75,7 +86,7 @@ class FitCheckpoint:
         if self.cuda_device is not None:
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.cuda_device)
         metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION)}
-        metadata |= {"step": str(step), "config": self.signature}
+        metadata |= {"step": str(step), "config": json.dumps(self.options, sort_keys=True)}
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as temporary:
@@ -89,23 +100,9 @@ class FitCheckpoint:
         """
         if not self.path.is_file():
             return 0
-        try:
-            tensors = safetensors.torch.load_file(self.path)
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata() or {}
-        except SafetensorError as error:
-            raise ConfigError(f"{self.path} is damaged ({error}): delete it, and fit from the start") from error
-        found, known = (metadata.get("format"), metadata.get("format_version")), (FORMAT, str(FORMAT_VERSION))
-        if found != known:
-            raise ConfigError(
-                f"{self.path} has format {' '.join(map(str, found))}, not {' '.join(known)}: resume with the acfun "
-                "that wrote it, or delete it and fit from the start"
-            )
-        if metadata.get("config") != self.signature:
-            raise ConfigError(
-                f"{self.path} belongs to another configuration or base: resume with its own, or give another output_dir"
-            )
-        self._restore(tensors)
+        metadata = _read_metadata(self.path)
+        _check_config(self.path, metadata, self.options)
+        self._restore(safetensors.torch.load_file(self.path))
         return int(metadata["step"])
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
@@ -124,3 +121,41 @@ class FitCheckpoint:
         torch.set_rng_state(tensors["random.global"])
         if self.cuda_device is not None and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.cuda_device)
+
+
+def _list_options(config: FitConfig) -> dict[str, Any]:
+    """What a checkpoint has in common with the run that goes on from it, as plain values."""
+    options: dict[str, Any] = json.loads(json.dumps(asdict(config) | dict.fromkeys(_RUN_ONLY)))
+    return options
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a checkpoint.
+
+    Raises:
+        ConfigError: it is damaged, or of another format.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is damaged ({error}): delete it, and fit from the start") from error
+    found, known = (metadata.get("format"), metadata.get("format_version")), (FORMAT, str(FORMAT_VERSION))
+    if found != known:
+        raise ConfigError(
+            f"{path} has format {' '.join(map(str, found))}, not {' '.join(known)}: resume with the acfun "
+            "that wrote it, or delete it and fit from the start"
+        )
+    return metadata
+
+
+def _check_config(path: Path, metadata: dict[str, str], options: dict[str, Any]) -> None:
+    """Refuse a checkpoint that was saved with other values of these options (ConfigError)."""
+    saved = json.loads(metadata["config"])
+    others = [name for name, value in options.items() if saved.get(name) != value]
+    if others:
+        told = "; ".join(f"{name} is {saved.get(name)!r} there, {options[name]!r} here" for name in others)
+        raise ConfigError(
+            f"{path} belongs to another configuration or base ({told}): resume with its own, or give another "
+            "output_dir, on the command line --run-dir"
+        )

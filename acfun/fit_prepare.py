@@ -9,6 +9,7 @@ from acfun.base.vae_features import decode_latents, encode_latents
 from acfun.conditioning import predict_guided
 from acfun.config import FitConfig
 from acfun.devices import place
+from acfun.errors import naming_photo
 from acfun.face.detection import load_finder
 from acfun.face.finder import FaceFinder
 from acfun.face.identity import load_identity_encoder
@@ -50,8 +51,7 @@ def prepare(config: FitConfig, base: Base, generator: torch.Generator) -> FitDat
     recognition = place(load_recognition(config.identity_encoder), base.device)
     encoder = place(load_identity_encoder(), base.device)
     imagery = Imagery(style, base.resolution, base.vae, encoder, recognition)
-    photos = (_read_picture(path, base) for path in config.face_paths)
-    portraits = [find_head(photo, base.resolution, finder) for photo in photos] or _sample_portraits(
+    portraits = [_cut_portrait(path, base, finder) for path in config.face_paths] or _sample_portraits(
         config, base, finder, generator
     )
     faces = tuple(imagery.describe(portrait) for portrait in portraits)
@@ -89,6 +89,12 @@ def _describe_style(painting: Tensor, base: Base, finder: FaceFinder | None) -> 
 
 def _read_picture(path: str, base: Base) -> Tensor:
     return pil_to_tensor(load_image(path)).to(base.device)
+
+
+def _cut_portrait(path: str, base: Base, finder: FaceFinder | None) -> Portrait:
+    photo = _read_picture(path, base)
+    with naming_photo(path):
+        return find_head(photo, base.resolution, finder)
 
 
 def _load_finder(config: FitConfig, base: Base) -> FaceFinder | None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from acfun.base.sources import download
 from acfun.errors import ConfigError
 from acfun.face.align import face_crop
-from acfun.face.finder import find_face
+from acfun.face.finder import require_face
 from acfun.images import pil_to_tensor
 from acfun.paths import mini_dir
 
@@ -172,7 +172,7 @@ def embed_people(pictures: Image.Image | Sequence[Image.Image] | Tensor, encoder
         photos = [pil_to_tensor(one) for one in ([pictures] if isinstance(pictures, Image.Image) else pictures)]
     if not photos:
         raise ValueError("person is empty: give at least one photograph")
-    crops = torch.cat([face_crop(photo, find_face(photo).landmarks.to(photo)[None]) for photo in photos])
+    crops = torch.cat([face_crop(photo, require_face(photo).landmarks.to(photo)[None]) for photo in photos])
     embeds: Tensor = encoder(crops.to(next(encoder.parameters()).device))
     return embeds
 

@@ -215,11 +215,7 @@ def check_output_path(path: Path) -> None:
         ImageError: the ending is not one of `OUTPUT_FORMATS`, the folder does not exist, or nothing can be written
             there.
     """
-    if path.suffix.lower() not in OUTPUT_FORMATS:
-        raise ImageError(
-            f"{path}: images cannot be written as {path.suffix!r}; end the name in {', '.join(OUTPUT_FORMATS)}"
-        )
-    if obstacle := explain_obstacle(path):
+    if obstacle := explain_obstacle(path, tuple(OUTPUT_FORMATS)):
         raise ImageError(obstacle)
 
 

@@ -19,6 +19,7 @@ from acfun.errors import StyleFileError
 from acfun.face.finder import FaceFinder
 from acfun.portrait import STYLE_SIDE, StyleImage
 from acfun.style import Style
+from acfun.style_file import is_style
 from acfun.style_model import build_style_model
 
 UNET_PREFIX, PEFT_PREFIX = "unet.", "base_model.model."
@@ -79,7 +80,7 @@ def import_lora(
         ConfigError: the base carries a style already.
     """
     path = Path(path)
-    _check_file(path)
+    check_lora(path)
     layers, left_out = _read_layers(path, base)
     rank = max(len(down) for down, _ in layers.values())
     options = CFunOptions(variant="layer_lora", rank=rank, layers=tuple(layers))
@@ -104,13 +105,19 @@ def import_lora(
         model.eject()
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what is no LoRA before diffusers takes a guess at it."""
+def check_lora(path: Path) -> None:
+    """Refuse what is no LoRA before diffusers takes a guess at it.
+
+    Raises:
+        StyleFileError: the file cannot be read, or is none.
+    """
     try:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
     except (OSError, SafetensorError) as error:
         raise StyleFileError(f"{path} cannot be read as .safetensors ({error}): check the path or copy it") from error
+    if is_style(path):
+        raise StyleFileError(f"{path} is a style file already: give it to acfun apply, or load it by Style.load")
     if not any("lora" in name or mark in name for name in names for mark in ("hada_", "lokr_")):
         found = f"it has {names[0]!r}" if names else "it is empty"
         raise StyleFileError(f"{path} is no LoRA ({found}): give a LoRA in diffusers', PEFT's or kohya's layout")

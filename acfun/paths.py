@@ -3,7 +3,7 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,11 +48,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def explain_obstacle(path: Path) -> str | None:
-    """Why no file can be written at a path, and what helps; None where one can."""
+def explain_obstacle(path: Path, endings: Sequence[str]) -> str | None:
+    """Why no file with one of these endings can be written at a path, and what helps; None where one can."""
+    if path.is_dir():
+        return f"{path} is a folder: name a file in it, such as {path / f'name{endings[0]}'}, or choose another place"
+    if path.suffix.lower() not in endings:
+        found = f"cannot be written as {path.suffix!r}" if path.suffix else "has no ending"
+        return f"{path} {found}; end the name in {', '.join(endings)}"
     if not path.parent.is_dir():
         return f"{path}: the folder {path.parent} does not exist; create it first"
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if not os.access(path.parent, os.W_OK):
         return f"{path}: no file can be written there; choose another place"
     return None
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from acfun.config import Extent, FaceChoice
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import invert_transform, paste_back, portrait_transform, warp
-from acfun.face.finder import Face, FaceFinder, find_faces
+from acfun.face.finder import Face, FaceFinder, explain_no_face, find_faces
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.portrait import STYLE_SIDE, Portrait, cut_head, place_mean_face, scale_points
 from acfun.proportions import measure_departure, take_on
@@ -78,12 +78,10 @@ def choose_faces(image: Image.Image, choice: FaceChoice, finder: FaceFinder | No
     """
     if choice == "whole":
         return []
-    faces = find_faces(pil_to_tensor(image), finder)
+    photo = pil_to_tensor(image)
+    faces = find_faces(photo, finder)
     if not faces:
-        raise NoFaceFoundError(
-            f"no face was found in an image of {image.width}x{image.height} px: give a photograph with both eyes "
-            "visible and the head upright, crop it closer, or take it as a portrait as it is"
-        )
+        raise NoFaceFoundError(explain_no_face(photo))
     return faces[:1] if choice == "largest" else faces
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import portrait_crop, portrait_transform, transform_points
-from acfun.face.finder import FaceFinder, find_face, find_faces
+from acfun.face.finder import FaceFinder, find_face, find_faces, require_face
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import segment_regions
 from acfun.images import compute_luma, pack_image, resize, unpack_image
@@ -176,7 +176,7 @@ def find_head(photo: Tensor, size: int, finder: FaceFinder | None) -> Portrait:
     """
     if finder is None:
         return Portrait(resize(photo, size), place_mean_face(size).to(photo)[None])
-    return cut_head(photo, find_face(photo, finder).landmarks.to(photo)[None], size)
+    return cut_head(photo, require_face(photo, finder).landmarks.to(photo)[None], size)
 
 
 def find_head_or_assume(photo: Tensor, size: int, finder: FaceFinder | None) -> Portrait:

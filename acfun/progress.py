@@ -13,6 +13,7 @@ from rich.table import Column
 from acfun.config import FitConfig, dump_toml
 from acfun.errors import ConfigError
 from acfun.fit import Progress
+from acfun.fit_checkpoint import CHECKPOINT_NAME, check_resumable
 from acfun.images import contact_sheet, load_image, save_image, tensor_to_pil
 from acfun.paths import atomic_write
 
@@ -83,14 +84,18 @@ class FitReporter:
 
 
 def start_run_dir(config: FitConfig) -> None:
-    """Create the run folder that a config asks for, if any, and note the config in it.
+    """Create the run folder that a config asks for, if any, and note the config in it; a resumed run keeps its own.
 
     Raises:
-        ConfigError: the folder cannot be made or written to.
+        ConfigError: the folder cannot be made or written to, or holds a checkpoint of another configuration that is to
+            be resumed.
     """
     if config.output_dir is None:
         return
     directory = Path(config.output_dir)
+    check_resumable(config)
+    if config.resume and (directory / CHECKPOINT_NAME).is_file():
+        return
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(directory / CONFIG_NAME) as temporary:

@@ -28,9 +28,11 @@ from acfun.style_file import FORMAT, FORMAT_VERSION, read_metadata, sort_header,
 from acfun.style_model import StyleModel, build_style_model
 
 _IMAGE = "image."
+# Of a config, what `repr` has room for.
+SHOWN_OPTIONS = ("style_path", "imported_from", "objective", "steps_done", "max_steps")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Style:
     """A fitted style, detached from any base.
 
@@ -126,6 +128,13 @@ class Style:
             "licence": " AND ".join(licences),
         }
         return cls(tensors=tensors, metadata=first.metadata | own)
+
+    def __repr__(self) -> str:
+        """Base, sizes and how it came about, without the values."""
+        shown = {name: self.config[name] for name in SHOWN_OPTIONS if name in self.config}
+        options = "".join(f", {name}={value!r}" for name, value in shown.items())
+        count = sum(tensor.numel() for tensor in self.tensors.values())
+        return f"{type(self).__name__}(base={self.metadata['base_name']!r}{options}, {count} values)"
 
     @property
     def architecture(self) -> StyleArchitecture:

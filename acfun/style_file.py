@@ -22,6 +22,9 @@ REQUIRED_KEYS = (
     "licence",
 )
 
+# What people give for a style that has still to be fitted.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2", ".avif")
+
 # The safetensors format: 8 bytes of little-endian header length, the header as JSON, the tensors.
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
@@ -41,6 +44,10 @@ def read_metadata(path: Path) -> dict[str, str]:
     header = _read_header(path)
     metadata = header.get("__metadata__", {})
     if metadata.get("format") != FORMAT:
+        if any("lora" in name for name in header):
+            raise StyleFileError(
+                f"{path} is no style file but a LoRA: make one of it by acfun import-lora {path} -o STYLE.safetensors"
+            )
         raise _no_style(path, f"its format is {metadata.get('format')!r}")
     version = metadata.get("format_version", "")
     if not version.isdecimal() or int(version) > FORMAT_VERSION:
@@ -48,6 +55,15 @@ def read_metadata(path: Path) -> dict[str, str]:
     if missing := [key for key in REQUIRED_KEYS if key not in metadata]:
         raise StyleFileError(f"{path} lacks the metadata {', '.join(missing)}: copy or fit it again")
     return dict(metadata)
+
+
+def is_style(path: Path) -> bool:
+    """Whether a file is a style, of whatever format version."""
+    try:
+        metadata = _read_header(path).get("__metadata__", {})
+    except StyleFileError:
+        return False
+    return bool(metadata.get("format") == FORMAT)
 
 
 def sort_header(content: bytes) -> bytes:
@@ -64,6 +80,10 @@ def _read_header(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     if size == 0:
         raise StyleFileError(f"{path} is empty (0 bytes): copy or fit it again")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise StyleFileError(
+            f"{path} is no style file but an image: fit it first, by acfun fit {path} -o STYLE.safetensors"
+        )
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
         if size < _LENGTH_BYTES or length > _MAX_HEADER_BYTES:

@@ -117,6 +117,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ({"face_paths": (Path("b.png"),)}, r"face_paths is PosixPath\('b.png'\); str is needed"),
         ({"max_steps": 1.5}, "max_steps is 1.5; int is needed"),
         ({"seed": None}, "seed is None; int is needed"),
+        ({"seed": 10**23}, f"seed is {10**23}; it must be from 0 to {2**63 - 1}"),
         ({"use_afun": "no"}, "use_afun is 'no'; bool is needed"),
         ({"output_dir": 3}, "output_dir is 3; str is needed"),
     ],

@@ -164,7 +164,9 @@ def test_a_loss_without_weight_is_left_out(options: dict[str, Any], base: Base, 
 
 def test_faces_are_looked_for_and_needed(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_prepare, "load_finder", lambda source, device: build_face_finder())
-    with pytest.raises(NoFaceFoundError):  # a finder that was never trained finds nothing in noise
+    with pytest.raises(
+        NoFaceFoundError, match=r"first\.png: no face"
+    ):  # a finder that was never trained finds nothing in noise
         fit_style(make_config(tmp_path, framing="find"), base=base)
     _, reports = collect(make_config(tmp_path, framing="find", face_paths=(), max_steps=1), base)
     assert 0 <= reports[0].losses["identity"] <= 2

@@ -282,7 +282,9 @@ def test_a_person_on_the_command_line_and_again(people: list[Image.Image], tmp_p
         "--identity-adapter",
         adapter,
     )
-    check_explained(wrong, "no face")
+    check_explained(wrong, "blue.png: no face was found in 200x200 px: give a picture with")
+    assert "--faces" not in wrong.stderr
+    assert "min_score" not in wrong.stderr
     unfit = run("generate", "a man", "-o", tmp_path / "no.png", *options, "--person", tmp_path / "anna.png")
     check_explained(unfit, "does not fit the UNet")
     idle = run("generate", "a man", "-o", tmp_path / "no.png", *options, "--person-scale", 0.5)

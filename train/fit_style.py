@@ -24,7 +24,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--output", type=Path, required=True, help="style file to write, *.safetensors")
     parser.add_argument("--base", help="mini, a diffusers folder or a hub id")
     parser.add_argument("--run-dir", type=Path, help="folder for config, previews and checkpoint")
-    parser.add_argument("--resume", action="store_true", default=None, help="go on from the run folder's checkpoint")
+    parser.add_argument(
+        "--resume", action="store_true", default=None, help="go on from the run folder's checkpoint, if any"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the config and stop")
     return parser.parse_args(arguments)
 
@@ -45,7 +47,7 @@ def fit(options: argparse.Namespace) -> int:
     """Run the fit on every process and save the style on the main one."""
     from dataclasses import asdict, replace
 
-    from acfun.commands.fit import INTERRUPTED, check_style_path
+    from acfun.commands.fit import INTERRUPTED, check_images, check_resume, check_style_path
     from acfun.config import FitConfig, dump_toml, load_config
 
     paths = {"style_path": options.style, "output_dir": options.run_dir}
@@ -57,6 +59,8 @@ def fit(options: argparse.Namespace) -> int:
         print(dump_toml(asdict(config)), end="")
         return 0
     check_style_path(options.output)
+    check_resume(config, is_given=False)
+    check_images(*map(Path, (config.style_path, *config.face_paths)))
 
     from accelerate import PartialState
     from rich.console import Console

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from acfun.base.original_layout import name_original
 from acfun.errors import BaseFamilyMismatchError
+from acfun.noise import without_messages
 
 
 class TextEmbeds(NamedTuple):
@@ -111,7 +112,8 @@ class Family:
     @property
     def pipeline_class(self) -> Any:
         """The class of diffusers."""
-        return getattr(diffusers, self.diffusers_pipeline)
+        with without_messages():
+            return getattr(diffusers, self.diffusers_pipeline)
 
 
 FAMILIES: dict[str, Family] = {

@@ -31,6 +31,7 @@ from acfun.base.sources import (
 )
 from acfun.devices import has_bfloat16
 from acfun.errors import BaseFamilyMismatchError, ConfigError
+from acfun.noise import without_messages
 
 OWN_IMAGE_ENCODER, HALF_VARIANT = "own", "fp16"
 IMAGE_PARTS = ("image_encoder", "feature_extractor")
@@ -137,7 +138,10 @@ def load_base(
         family = recognise_file(path)
         parts, folder = read_file(path, family, config)
     elif config is not None:
-        raise ConfigError(f"config is {str(config)!r}, but {str(name_or_path)!r} is no single file: leave config out")
+        raise ConfigError(
+            f"config is {str(config)!r}, but {str(name_or_path)!r} is no single file: leave config out, on the "
+            "command line --base-config"
+        )
     else:
         folder = find_folder(name_or_path)
         family = recognise_folder(folder)
@@ -252,4 +256,6 @@ def _load_image_encoder(
 
 def _freeze(module: Any, dtype: torch.dtype, device: str | torch.device) -> Any:
     assert isinstance(module, nn.Module)
-    return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    with without_messages():
+        module.to(device=device, dtype=dtype)
+    return module.eval().requires_grad_(False)

@@ -6,8 +6,8 @@ from typing import Any
 from diffusers import DDIMScheduler
 from safetensors import SafetensorError, safe_open
 
-from acfun.base.families import Family, find_family
-from acfun.base.sources import CONFIG_PATTERNS, check_parts, find_folder, read_part, recognise_folder
+from acfun.base.families import FAMILIES, Family, find_family
+from acfun.base.sources import CONFIG_PATTERNS, check_parts, find_folder, is_repo_id, read_part, recognise_folder
 from acfun.errors import BaseFamilyMismatchError, BaseNotFoundError
 
 SUFFIX = ".safetensors"
@@ -63,6 +63,10 @@ def read_file(path: Path, family: Family, config: str | Path | None) -> tuple[di
 
 
 def _find_configs(path: Path, family: Family, config: str | Path | None) -> Path:
+    if isinstance(config, str) and config not in FAMILIES and not (Path(config).is_dir() or is_repo_id(config)):
+        raise BaseNotFoundError(
+            f"config {config!r} is no folder here, and no hub id: give a diffusers folder of any {family.name} model"
+        )
     try:
         folder = find_folder(config or str(family.repo_id), CONFIG_PATTERNS)
     except BaseNotFoundError as error:

@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 
 from acfun.base.families import FAMILIES, Family, find_family
 from acfun.errors import BaseNotFoundError
+from acfun.noise import without_bars, without_messages
 from acfun.paths import mini_dir
 
 MINI = "mini"
@@ -60,6 +61,8 @@ def find_image_encoder(name_or_path: str | Path) -> Path:
     """
     remedy = f"give a folder with {', '.join(IMAGE_ENCODER_FILES)} as image_encoder"
     folder = Path(name_or_path)
+    if not folder.is_dir() and not is_repo_id(str(name_or_path)):
+        raise BaseNotFoundError(f"image encoder {str(name_or_path)!r} is no folder here, and no hub id: {remedy}")
     if not folder.is_dir() and not isinstance(name_or_path, Path) and is_repo_id(name_or_path):
         folder = download(name_or_path, ("*.json", IMAGE_ENCODER_FILES[-1]), remedy)
     if missing := [name for name in IMAGE_ENCODER_FILES if not (folder / name).is_file()]:
@@ -119,7 +122,8 @@ def recognise_folder(folder: Path) -> Family:
 def read_part(read: Callable[..., Any], path: Path, **options: Any) -> Any:
     """What a library reads from `path`, offline; BaseNotFoundError where it cannot."""
     try:
-        return read(path, local_files_only=True, **options)
+        with without_bars(), without_messages():
+            return read(path, local_files_only=True, **options)
     # Broken files surface as whatever the reader of that format raises.
     except Exception as error:
         raise BaseNotFoundError(f"{path} cannot be read ({error}): copy or download it again") from error

@@ -1,6 +1,7 @@
 """`acfun apply`: a fitted style on photographs."""
 
 import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,8 @@ import typer
 from acfun.commands import options
 from acfun.commands.batch import BATCH_SIZE, apply_batch
 from acfun.commands.recording import record, save_results
-from acfun.commands.session import Session, make_output_dir, print_error
-from acfun.errors import ConfigError, ImageError, ManifestError, NoFaceFoundError
+from acfun.commands.session import Session, check_output_dir, make_output_dir, print_error
+from acfun.errors import ConfigError, ImageError, ManifestError, NoFaceFoundError, naming_photo
 from acfun.paths import is_url
 
 SUFFIX = ".png"
@@ -70,27 +71,57 @@ def apply(
     loaded_style = Style.load(style)
     directory = Path(output)
     targets = name_targets([Path(photo) for photo in photos], directory, is_numbered=paint == "portraits")
-    make_output_dir(directory)
+    check_output_dir(directory)
+    outputs: dict[str, list[str]] = {}
+    readable = list_readable(list(targets), context.params)
+    if not readable:
+        finish(session, targets, outputs)
     loaded = session.load_style_base(loaded_style, base, base_config)
     pipe = session.build_pipeline(loaded, loaded_style, identity_encoder)
     finder = None if face_detector is None else load_finder(face_detector, device)
-    outputs: dict[str, list[str]] = {}
-    for photo, target in targets.items():
+    for photo in readable:
         session.say(f"painting {photo}")
         sampling = session.build_sampling(context.params)
         try:
             image = load_image(photo)
             manifest = record("apply", session, loaded, context.params, {"photo": photo, "style": style})
-            pictures = stylize(pipe, image, choose_faces(image, faces, finder), paint, **sampling)
-            outputs[str(photo)] = save_results(session, pictures, target, manifest)
+            with naming_photo(photo):
+                chosen = choose_faces(image, faces, finder)
+            pictures = stylize(pipe, image, chosen, paint, **sampling)
+            make_output_dir(directory)
+            outputs[str(photo)] = save_results(session, pictures, targets[photo], manifest)
         except (ImageError, ManifestError, NoFaceFoundError) as error:
-            print_error(error)
-    failed = [str(photo) for photo in targets if str(photo) not in outputs]
+            print_error(error, context.params)
+    finish(session, targets, outputs)
+
+
+def finish(session: Session, photos: Iterable[Path], outputs: Mapping[str, Sequence[str]]) -> None:
+    """Name the results of all photographs; where some have none, end with code 1."""
+    failed = [str(photo) for photo in photos if str(photo) not in outputs]
     session.finish(
         {"outputs": outputs, "failed": failed}, "\n".join(path for paths in outputs.values() for path in paths)
     )
     if failed:
         raise typer.Exit(1)
+
+
+def list_readable(photos: Sequence[Path], options: Collection[str]) -> list[Path]:
+    """The photographs that can be read; the others are named with what is wrong with them."""
+    from acfun.images import load_image
+
+    readable = []
+    for photo in photos:
+        try:
+            if photo.is_dir():
+                raise ImageError(
+                    f"{photo}: this is a folder; give the photographs in it, or add --workers N to paint all in it"
+                )
+            load_image(photo)
+        except ImageError as error:
+            print_error(error, options)
+        else:
+            readable.append(photo)
+    return readable
 
 
 def name_targets(photos: list[Path], directory: Path, *, is_numbered: bool = False) -> dict[Path, Path]:

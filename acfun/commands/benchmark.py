@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acfun.commands import options
-from acfun.commands.session import Session, make_output_dir, refuse_useless
+from acfun.commands.session import Session, check_output_dir, make_output_dir, refuse_useless
 
 if TYPE_CHECKING:
     from acfun.evaluation.contract import Method
@@ -78,7 +78,7 @@ def benchmark(
     chosen = choose_methods(suite, methods, use_dials=dials)
     styles = choose_renderers(renderers, is_held_out=is_held_out)
     require_matplotlib()
-    make_output_dir(output)
+    check_output_dir(output)
     folders = None if suite != "paintings" else find_pictures(paintings, photos)
     loaded = session.load_base(base, base_config, image_encoder=image_encoder or "own")
     meaning: dict[str, Any] = {"suite": suite, "base": loaded.fingerprint}
@@ -89,6 +89,7 @@ def benchmark(
         scenes = build_renderings(styles, loaded.resolution, people, is_held_out=is_held_out)
         meaning["people"] = [str(people)]
     judges, judged_by = load_judges(identity_encoder, style_encoder)
+    make_output_dir(output)
     ledger = Ledger(output, meaning | judged_by)
     run(loaded, load_identity_encoder(), scenes, chosen, range(seed, seed + seeds), ledger, session.say, **judges)
     paths = [str(path) for path in write_report(output, chosen, seed)]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from acfun.commands import options
-from acfun.commands.fitting import Fitted, build_config
+from acfun.commands.fitting import Fitted, build_config, check_style_image
 from acfun.commands.fitting import fit as run_fit
 from acfun.commands.recording import MODEL_OPTIONS, check_distinct, is_local
 from acfun.commands.session import Session, print_message
@@ -86,6 +86,8 @@ def fit(
         return
     check_style_path(output)
     check_distinct([output], list_inputs(fit_config))
+    check_resume(fit_config, is_given=resume)
+    check_style_image(image)
     check_images(*map(Path, (fit_config.style_path, *fit_config.face_paths)))
     fitted = run_fit(fit_config, session.load_fit_base(fit_config), session)
     fitted.style.save(output)
@@ -110,10 +112,25 @@ def check_style_path(path: Path) -> None:
     Raises:
         ConfigError: the ending is wrong, the folder does not exist, or nothing can be written there.
     """
-    if path.suffix != STYLE_SUFFIX:
-        raise ConfigError(f"{path}: a style file ends in {STYLE_SUFFIX}; name it so")
-    if obstacle := explain_obstacle(path):
+    if obstacle := explain_obstacle(path, [STYLE_SUFFIX]):
         raise ConfigError(obstacle)
+
+
+def check_resume(config: FitConfig, *, is_given: bool) -> None:
+    """Refuse, before the base is loaded, to go on from a checkpoint that is not there, or of another fit.
+
+    Args:
+        config: of the fit.
+        is_given: whether --resume was; a config file may ask for it from the first start on.
+
+    Raises:
+        ConfigError: the run folder holds no checkpoint, or one that this fit cannot go on from.
+    """
+    from acfun.fit_checkpoint import CHECKPOINT_NAME, check_resumable
+
+    if is_given and config.output_dir is not None and not (Path(config.output_dir) / CHECKPOINT_NAME).is_file():
+        raise ConfigError(f"{config.output_dir} holds no checkpoint: leave --resume out, or check the path")
+    check_resumable(config)
 
 
 def list_inputs(config: FitConfig) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from acfun.commands.session import Session
 from acfun.config import FitConfig, load_config
-from acfun.errors import ConfigError
+from acfun.errors import ConfigError, ImageError
 from acfun.style_cache import compute_style_key, find_style, store_style
 
 if TYPE_CHECKING:
@@ -43,6 +43,18 @@ def build_config(path: Path | None, *, is_whole: bool, **options: Any) -> FitCon
     """The config of a TOML file and the options that were given; what is None was not."""
     whole = {"framing": "whole"} if is_whole else {}
     return load_config(FitConfig, path, {**whole, **options})
+
+
+def check_style_image(path: Path) -> None:
+    """Refuse a style file in place of a style image.
+
+    Raises:
+        ImageError: it is one.
+    """
+    from acfun.style_file import is_style
+
+    if is_style(path):
+        raise ImageError(f"{path} is a style file, no image: paint with it by acfun apply {path} PHOTO -o FOLDER")
 
 
 def fit(config: FitConfig, base: "Base", session: Session) -> Fitted:

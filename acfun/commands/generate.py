@@ -8,6 +8,7 @@ import typer
 from acfun.commands import options
 from acfun.commands.recording import check_distinct, record, save_results
 from acfun.commands.session import Session, number_paths, refuse_useless
+from acfun.errors import naming_photo
 
 DEFAULT_BASE = "mini"
 PICTURES_AT_ONCE = 4
@@ -68,7 +69,8 @@ def generate(
     session.say(f"sampling {count} picture{'s' if count > 1 else ''}")
     # Noise comes from one generator, so that a picture does not depend on how many are sampled at once.
     sizes = [min(PICTURES_AT_ONCE, count - done) for done in range(0, count, PICTURES_AT_ONCE)]
-    batches = [pipe(person=sitter, num_images_per_prompt=size, **sampling).images for size in sizes]
+    with naming_photo(str(person)):
+        batches = [pipe(person=sitter, num_images_per_prompt=size, **sampling).images for size in sizes]
     pictures = [picture for batch in batches for picture in batch]
     outputs = save_results(session, pictures, output, manifest)
     session.finish({"outputs": outputs}, "\n".join(outputs))

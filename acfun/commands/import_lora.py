@@ -25,14 +25,16 @@ def import_lora(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a style file of a LoRA, to be applied or blended like a fitted one."""
+    """Make a style file of a LoRA, to be applied like a fitted one, or blended, which Style.blend does in Python."""
     from acfun.face.finder import load_face_finder
     from acfun.images import load_image, pil_to_tensor
+    from acfun.lora_import import check_lora
     from acfun.lora_import import import_lora as read_lora
 
     session = Session(device=device, quiet=quiet, as_json=as_json)
     check_style_path(output)
     check_distinct([output], [lora, Path(base), *filter(None, [image])])
+    check_lora(lora)
     picture = None if image is None else pil_to_tensor(load_image(image))
     loaded = session.load_base(base, base_config, image_encoder=None)
     finder = None if picture is None else load_face_finder()

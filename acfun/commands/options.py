@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from acfun.config import Extent, FaceChoice, Memory, Objective
+from acfun.config import MAX_SEED, Extent, FaceChoice, Memory, Objective
 
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel="Common")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything random.", rich_help_panel="Common")]
 # Where a TOML file of --config may say it too, an option that is left out gives way to the file.
 FitDevice = Annotated[
     Literal["auto", "cpu", "cuda", "mps"] | None,
@@ -18,7 +18,9 @@ FitDevice = Annotated[
 ]
 FitSeed = Annotated[
     int | None,
-    typer.Option("--seed", min=0, show_default="0", help="Of everything random.", rich_help_panel="Common"),
+    typer.Option(
+        "--seed", min=0, max=MAX_SEED, show_default="0", help="Of everything random.", rich_help_panel="Common"
+    ),
 ]
 FitBaseName = Annotated[
     str | None,
@@ -130,7 +132,13 @@ Strength = Annotated[
 ]
 StyleScale = Annotated[
     float | None,
-    typer.Option(min=0, max=4, show_default="1.0", help="0 is no style.", rich_help_panel="Sampling"),
+    typer.Option(
+        min=0,
+        max=4,
+        show_default="1.0",
+        help="The fitted weights; the strokes are --imagery-scale.",
+        rich_help_panel="Sampling",
+    ),
 ]
 ImageryScale = Annotated[
     float | None,
@@ -210,7 +218,10 @@ FaceDetector = Annotated[
 ]
 
 FitConfigPath = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with fields of FitConfig.", rich_help_panel="Fitting")
+    Path | None,
+    typer.Option(
+        "--config", help="TOML file with fields of FitConfig; options win over it.", rich_help_panel="Fitting"
+    ),
 ]
 MaxSteps = Annotated[
     int | None,

@@ -9,6 +9,7 @@ import typer
 from acfun.commands import options
 from acfun.commands.export import Layout, describe_files, place_sample
 from acfun.commands.session import Session, refuse_useless
+from acfun.errors import ConfigError
 
 
 def push(
@@ -42,6 +43,8 @@ def push(
 
     session = Session(device=device, quiet=quiet, as_json=as_json)
     refuse_useless(context, ("base", "base_config", "device"), "--export", is_there=export is not None)
+    if not all(repo.partition("/")):
+        raise ConfigError(f"--repo is {repo!r}; give user/name, with your name on the hub")
     loaded = Style.load(style)
     check_token()
     if quiet:

@@ -1,8 +1,9 @@
 """What every command shares: where messages and results go, and loading the base and the pipeline."""
 
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,9 @@ SAMPLING_OPTIONS = {
     "steps": "num_inference_steps",
     "enlargement": "enlargement",
 }
-# What the library cannot know: the option that helps.
-HINTS: dict[type[AcfunError], str] = {
-    NoFaceFoundError: " (on the command line: --faces whole takes the whole picture as a portrait)"
+# What the library cannot know: the option that helps, where the command has it.
+HINTS: dict[type[AcfunError], tuple[str, str]] = {
+    NoFaceFoundError: ("faces", "; --faces whole takes whole pictures as portraits")
 }
 
 
@@ -67,8 +68,10 @@ class Session:
             print_message(text)
 
     def finish(self, result: Mapping[str, Any], text: str) -> None:
-        """Give the result on stdout: as JSON where that was asked for, else as text."""
-        print(json.dumps(dict(result), indent=2, ensure_ascii=False) if self.as_json else text, file=sys.stdout)
+        """Give the result on stdout: as JSON where that was asked for, else as text, if there is any."""
+        answer = json.dumps(dict(result), indent=2, ensure_ascii=False) if self.as_json else text
+        if answer:
+            print(answer, file=sys.stdout)
 
     def load_base(
         self, name: str, config: str | None = None, *, image_encoder: str | None = "own", dtype: str = "float32"
@@ -185,17 +188,28 @@ def print_message(text: str, style: str = "") -> None:
     Console(stderr=True).print(text, style=style, soft_wrap=True, markup=False, highlight=False)
 
 
-def print_error(error: AcfunError) -> None:
-    """Print an explained error in red on stderr, with the option that would help."""
-    print_message(f"{error}{HINTS.get(type(error), '')}", "red")
+def print_error(error: AcfunError, options: Collection[str]) -> None:
+    """Print an explained error in red on stderr, with what would help among the command's options."""
+    option, hint = HINTS.get(type(error), ("", ""))
+    print_message(f"{error}{hint if option in options else ''}", "red")
+
+
+def check_output_dir(path: Path) -> None:
+    """Refuse, before any work is done, a folder for results that cannot be made or written to.
+
+    Raises:
+        ConfigError: it cannot, or is a file.
+    """
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"{nearest} is a file: results go into a folder, choose another one")
+    if not os.access(nearest, os.W_OK):
+        raise ConfigError(f"{path}: results cannot be written there; choose another folder")
 
 
 def make_output_dir(path: Path) -> None:
-    """Create a folder for results.
-
-    Raises:
-        ConfigError: it cannot be made, or is a file.
-    """
+    """Create a folder for results; errors as for `check_output_dir`."""
+    check_output_dir(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

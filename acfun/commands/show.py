@@ -17,7 +17,10 @@ def show(
     """Print a style file's metadata and sizes."""
     from acfun.style import Style
 
-    described = Style.load(style).describe() | {"file": str(style), "bytes": style.stat().st_size}
+    loaded = Style.load(style)
+    described = loaded.describe() | {"file": str(style), "bytes": style.stat().st_size}
+    if "steps_done" in loaded.config:
+        described["partial"] = f"{loaded.config['steps_done']} of {loaded.config['max_steps']} steps were done"
     Session(as_json=as_json).finish(described, "\n".join(_list_values(described)))
 
 

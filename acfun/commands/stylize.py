@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acfun.commands import options
-from acfun.commands.fitting import Fitted, build_config, fit_cached
+from acfun.commands.fitting import Fitted, build_config, check_style_image, fit_cached
 from acfun.commands.recording import check_distinct, record, save_results
 from acfun.commands.session import Session, number_paths
+from acfun.errors import naming_photo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -101,10 +102,12 @@ def stylize(
     for path in filter(None, (output, sheet)):
         check_output_path(path)
     check_distinct([output, *filter(None, [sheet])], [photo, style])
+    check_style_image(style)
     image, style_image = load_image(photo), load_image(style)
     sampling = session.build_sampling(context.params)
     loaded = session.load_fit_base(fit_config)
-    chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, fit_config.device))
+    with naming_photo(photo):
+        chosen = choose_faces(image, faces, load_finder(fit_config.face_detector, fit_config.device))
     count = max(1, len(chosen)) if paint == "portraits" else 1
     check_distinct([*number_paths(output, count), *filter(None, [sheet])], [photo, style])
     manifest = record("stylize", session, loaded, context.params, {"photo": photo, "style": style}, fit_config)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acfun.errors import ConfigError
-from acfun.face.finder import FaceFinder, find_face
+from acfun.errors import ConfigError, naming_photo
+from acfun.face.finder import FaceFinder
 from acfun.images import array_to_tensor, load_image, pil_to_tensor
 from acfun.paths import compute_digest
-from acfun.portrait import Portrait, StyleImage, cut_head
+from acfun.portrait import Portrait, StyleImage, find_head
 from acfun.synthetic.data import require_data_dir
 from acfun.synthetic.renderers import HELD_OUT_RENDERERS, TRAINING_RENDERERS
 from acfun.synthetic.samples import build_sampler
@@ -187,4 +187,5 @@ def digest_pictures(paths: Sequence[Path]) -> dict[str, str]:
 
 def _cut_portrait(path: Path, size: int, finder: FaceFinder) -> Portrait:
     photo = pil_to_tensor(load_image(path))
-    return cut_head(photo, find_face(photo, finder).landmarks.to(photo)[None], size)
+    with naming_photo(path):
+        return find_head(photo, size, finder)

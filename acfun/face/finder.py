@@ -150,11 +150,24 @@ def find_face(image: Tensor, finder: FaceFinder | None = None, *, min_score: flo
     """
     faces = find_faces(image, finder, max_faces=1, min_score=min_score)
     if not faces:
-        raise NoFaceFoundError(
-            f"no face with a score of at least {min_score:g} in {image.shape[-1]}×{image.shape[-2]} pixels: "
-            "use a picture with both eyes visible and the head upright, crop it closer, or lower min_score"
-        )
+        raise NoFaceFoundError(f"{explain_no_face(image)}; or lower min_score, which is {min_score:g}")
     return faces[0]
+
+
+def require_face(photo: Tensor, finder: FaceFinder | None = None) -> Face:
+    """As `find_face`, for photographs (1,3,H,W) whose user has no say in the score."""
+    faces = find_faces(photo, finder, max_faces=1)
+    if not faces:
+        raise NoFaceFoundError(explain_no_face(photo))
+    return faces[0]
+
+
+def explain_no_face(image: Tensor) -> str:
+    """What is wrong with an image (…,H,W) without a face, and what to do."""
+    return (
+        f"no face was found in {image.shape[-1]}x{image.shape[-2]} px: give a picture with both eyes visible and the "
+        "head upright, or crop it closer"
+    )
 
 
 def fit_pose(landmarks: Tensor, mean_shape: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from acfun.export import LORA_NAME
 from acfun.face.finder import Face
 from acfun.portrait import place_mean_face
-from tests.cli.tools import check_explained, draw, run
+from tests.cli.tools import check_explained, draw, needs_weights, run
 
 
 def break_image(kind: str, directory: Path) -> Path:
@@ -63,6 +65,26 @@ def test_wrong_style_files_are_explained(folder: Path, style: Path, tmp_path: Pa
         check_explained(run("generate", "a man", "--style", path, "-o", tmp_path / "o.png"), str(path), message)
 
 
+def test_files_of_another_kind_are_told_with_the_command_for_them(folder: Path, style: Path, tmp_path: Path) -> None:
+    photo, lora, out = folder / "photo.png", tmp_path / "lora.safetensors", tmp_path / "out.png"
+    save_file({"unet.mid_block.resnets.0.conv1.lora_A.weight": torch.ones(2, 16, 3, 3)}, lora)
+    base = ("--base", "no/such/base")
+    cases = {
+        ("stylize", photo, "--style", style, "-o", out, *base): f"acfun apply {style}",
+        ("fit", style, "-o", tmp_path / "s.safetensors", *base): f"acfun apply {style}",
+        ("apply", lora, photo, "-o", tmp_path, *base): f"acfun import-lora {lora}",
+        ("generate", "a man", "--style", lora, "-o", out, *base): f"acfun import-lora {lora}",
+        ("apply", photo, photo, "-o", tmp_path, *base): f"acfun fit {photo}",
+        ("import-lora", style, "-o", tmp_path / "s.safetensors", *base): "is a style file already",
+        ("import-lora", "nope.safetensors", "-o", tmp_path / "s.safetensors", *base): "check the path",
+        ("push", style, "--repo", "painting"): "'painting'; give user/name",
+    }
+    for arguments, remedy in cases.items():
+        result = run(*arguments)
+        check_explained(result, remedy)
+        assert "loading base" not in result.stderr
+
+
 def test_a_style_of_another_base_is_explained(folder: Path, style: Path, tmp_path: Path) -> None:
     result = run("apply", style, folder / "photo.png", "-o", tmp_path, "--base", folder / "other")
     assert result.exit_code == 1
@@ -83,6 +105,10 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         (*stylize, out, "--steps", 3, "--strength", 0.1): ("0.1", "raise one of them"),
         (*stylize, out, "--steps", 1): ("0.4", "raise one of them"),
         (*stylize, tmp_path / "out.xyz"): ("'.xyz'", ".png"),
+        (*stylize, tmp_path / "painted"): ("painted has no ending; end the name in .png",),
+        (*stylize, folder): (f"{folder} is a folder: name a file in it", "name.png"),
+        (*stylize, out, "--image-encoder", "nowhere"): ("'nowhere' is no folder here, and no hub id", "give a folder"),
+        (*stylize, out, "--base-config", "nowhere"): ("'nowhere'", "leave config out", "--base-config"),
         (*stylize, tmp_path / "none" / "out.png"): ("does not exist", "create it"),
         (*stylize, photo, "--base", "no/such/base"): ("photo.png", "another name"),
         (*stylize, out, "--sheet", out, "--base", "no/such/base"): ("out.png", "another name"),
@@ -103,6 +129,8 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         ("push", style, "--repo", "me/style", "--device", "auto"): ("--device are for --export: give that",),
         ("push", style, "--repo", "me/style", "--base", "mini"): ("--device are for --export: give that",),
         ("benchmark", "-o", tmp_path / "b", "--photos", folder): ("are for --suite paintings: give that",),
+        ("benchmark", "-o", tmp_path / "b", "--base", "no/such/base"): ("no/such/base",),
+        ("benchmark", "-o", tmp_path / "b", "--methods", "foo"): ("no method foo",),
         ("benchmark", "-o", tmp_path / "b", "--suite", "paintings", "--people", 8): (
             "--people are for --suite paired",
         ),
@@ -117,7 +145,9 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         ("fit", photo, "-o", tmp_path / "s.safetensors", "--resume"): ("run folder", "output_dir"),
         ("apply", style, photo, "-o", folder): ("photo.png", "another folder"),
         ("apply", style, photo, tmp_path / "photo.jpg", "-o", tmp_path): ("photo.jpg", "rename"),
-        ("apply", style, photo, "-o", tmp_path / "file"): ("file", "another folder"),
+        ("apply", style, photo, "-o", tmp_path / "file"): ("file is a file", "into a folder"),
+        ("apply", style, photo, "-o", tmp_path / "file" / "out"): ("file is a file", "into a folder"),
+        ("export", style, "-o", tmp_path / "file"): ("file is a file", "into a folder"),
         ("apply", style, photo, "photo-1.jpg", "-o", tmp_path, "--paint", "portraits"): ("photo-1.jpg", "rename"),
     }
 
@@ -126,6 +156,7 @@ def test_values_that_cannot_be_used_are_explained(folder: Path, style: Path, tmp
     for arguments, parts in explained_cases(folder, style, tmp_path).items():
         check_explained(run(*arguments), *parts)
     assert (tmp_path / "model.safetensors").read_bytes() == b"a model"
+    assert not (tmp_path / "b").exists()
 
 
 def test_numbered_portraits_replace_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +171,21 @@ def test_numbered_portraits_replace_nothing(folder: Path, tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["p-1.png"]
 
 
+@needs_weights
+def test_a_photograph_without_a_face_is_named_with_options_that_there_are(
+    folder: Path, style: Path, tmp_path: Path
+) -> None:
+    photo, base = draw(tmp_path / "empty.png", 5), ("--base", folder / "base")
+    fault, remedy = "empty.png: no face was found in 90x60 px: give a picture with", "; --faces whole"
+    fit = ("fit", folder / "style.png", "-o", tmp_path / "s.safetensors", "--face", photo, *base)
+    stylize = ("stylize", photo, "--style", folder / "style.png", "-o", tmp_path / "o.png", *base)
+    for arguments in (fit, stylize, ("apply", style, photo, "-o", tmp_path / "out", "-q")):
+        result = run(*arguments, *(() if "apply" in arguments else ("--config", folder / "fit.toml")))
+        check_explained(result, fault, remedy)
+        assert "min_score" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -149,6 +195,8 @@ def test_numbered_portraits_replace_nothing(folder: Path, tmp_path: Path, monkey
         ("fit", "a.png", "-o", "s.safetensors", "--objective", "best"),
         ("apply", "s.safetensors", "-o", "out"),
         ("generate", "a man", "-o", "b.png", "--count", "0"),
+        ("generate", "a man", "-o", "b.png", "--seed", str(10**23)),
+        ("fit", "a.png", "-o", "s.safetensors", "--seed", str(10**23)),
         ("show", "s.safetensors", "--device", "cpu"),
         ("doctor", "--device", "tpu"),
         ("paint", "a.png"),
@@ -158,3 +206,9 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
+
+
+def test_values_out_of_range_are_told_with_the_range() -> None:
+    result = run("stylize", "a.png", "--style", "s.png", "-o", "b.png", "--strength", "1.5")
+    assert "1.5 is not in the range 0.05<=x<=1" in result.stderr
+    assert "0 is not in the range 1<=x<=64" in run("generate", "a man", "-o", "b.png", "--count", "0").stderr

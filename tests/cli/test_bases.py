@@ -42,6 +42,8 @@ def test_a_single_file_is_fitted_and_its_style_applied(bases: Path, tmp_path: Pa
     wrong = run(*fit, *base, "--config", bases / "fit.toml", "--image-encoder", bases / "configs")
     assert wrong.exit_code == 1
     assert "as image_encoder" in wrong.stderr
+    absent = run(*fit, "--base", bases / "model.safetensors", "--base-config", "nowhere")
+    assert "config 'nowhere' is no folder here, and no hub id" in absent.stderr
 
 
 def test_a_lora_becomes_a_style_file(bases: Path, tmp_path: Path) -> None:

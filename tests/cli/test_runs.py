@@ -1,6 +1,7 @@
 """Whole runs of the commands on a tiny base."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,11 @@ from acfun.base import load_base
 from acfun.config import dump_toml
 from acfun.export import export_style
 from acfun.images import load_image, read_pixels
-from acfun.paths import CACHE_DIR_VARIABLE, mini_dir
+from acfun.paths import CACHE_DIR_VARIABLE
 from acfun.style import Style
-from tests.cli.tools import draw, fit, run, run_well
+from acfun.style_file import to_json
+from tests.cli.tools import check_explained, draw, fit, needs_weights, run, run_well
 from tests.tiny import RESOLUTION
-
-WEIGHTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder")
-needs_weights = pytest.mark.skipif(
-    not all((mini_dir() / part / "config.json").is_file() for part in WEIGHTS),
-    reason="the embedded base has no weights",
-)
 
 
 def test_fit_writes_a_style_and_its_run_folder(folder: Path, tmp_path: Path) -> None:
@@ -35,6 +31,31 @@ def test_fit_writes_a_style_and_its_run_folder(folder: Path, tmp_path: Path) -> 
     before = output.read_bytes()
     again = fit(folder, output, "--run-dir", run_dir, "--preview-every", 1, "--checkpoint-every", 2, "--resume")
     assert again.exit_code == 0, again.stderr
+    assert output.read_bytes() == before
+
+
+def test_a_refused_resume_leaves_the_run_folder_as_it_was(folder: Path, tmp_path: Path) -> None:
+    run_dir, output = tmp_path / "run", tmp_path / "style.safetensors"
+    assert fit(folder, output, "--run-dir", run_dir, "-q").exit_code == 0
+    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    refused = fit(folder, output, "--run-dir", run_dir, "--resume", "--max-steps", 1, "--seed", 3)
+    check_explained(refused, "seed is 0 there, 3 here", "max_steps is 2 there, 1 here", "--run-dir")
+    assert "loading base" not in refused.stderr
+    other_base = ("--base", folder / "other")
+    check_explained(fit(folder, output, "--run-dir", run_dir, "--resume", *other_base), "--run-dir")
+    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+    absent = tmp_path / "absent"
+    check_explained(fit(folder, output, "--run-dir", absent, "--resume"), f"{absent} holds no checkpoint", "check the")
+    assert not absent.exists()
+
+
+def test_a_config_file_may_always_ask_to_resume(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "fit.toml").read_text(encoding="utf-8")
+    (tmp_path / "fit.toml").write_text(f'{text}resume = true\noutput_dir = "{tmp_path / "run"}"\n', encoding="utf-8")
+    output = tmp_path / "style.safetensors"
+    assert fit(folder, output, "--config", tmp_path / "fit.toml", "-q").exit_code == 0
+    before = output.read_bytes()
+    assert fit(folder, output, "--config", tmp_path / "fit.toml", "-q").exit_code == 0
     assert output.read_bytes() == before
 
 
@@ -108,6 +129,21 @@ def test_apply_paints_what_it_can_and_names_the_rest(folder: Path, style: Path, 
     assert load_image(tmp_path / "out" / "photo.png").size == (90, 60)
 
 
+def test_apply_loads_nothing_and_leaves_nothing_where_no_photograph_can_be_read(
+    folder: Path, style: Path, tmp_path: Path
+) -> None:
+    photos, output = (tmp_path / "absent.png", folder), tmp_path / "out"
+    result = run("apply", style, *photos, "-o", output, "--base", "no/such/base", "-q")
+    check_explained(
+        result,
+        f"{photos[0]}: there is no such file",
+        f"{folder}: this is a folder; give the photographs in it, or add --workers",
+    )
+    assert not output.exists()
+    answer = json.loads(run("apply", style, *photos, "-o", output, "--json").stdout)
+    assert answer == {"outputs": {}, "failed": [str(photo) for photo in photos]}
+
+
 def test_apply_writes_portraits(folder: Path, style: Path, tmp_path: Path) -> None:
     run_well(
         "apply", style, folder / "photo.png", "-o", tmp_path, "--faces", "whole", "--paint", "portraits", "--steps", 3
@@ -160,13 +196,21 @@ def test_export_writes_a_card_with_terms_and_a_sample(style: Path, folder: Path,
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
 
 
-def test_show_prints_the_metadata(style: Path) -> None:
+def test_show_prints_the_metadata(style: Path, tmp_path: Path) -> None:
     described = json.loads(run_well("show", style, "--json").stdout)
     assert described["format"] == "acfun-style"
     assert described["bytes"] == style.stat().st_size
     text = run_well("show", style).stdout
     assert described["base_fingerprint"] in text
     assert "max_steps: 2" in text
+    assert "partial" not in text
+    whole = Style.load(style)
+    config = to_json(whole.config | {"steps_done": 1})
+    replace(whole, metadata=whole.metadata | {"config": config}).save(tmp_path / "cut.safetensors")
+    assert "partial: 1 of 2 steps were done" in run_well("show", tmp_path / "cut.safetensors").stdout
+    assert repr(Style.load(style)) == repr(whole)
+    assert len(repr(whole)) < 200
+    assert "max_steps=2" in repr(whole)
 
 
 @needs_weights

@@ -3,10 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from acfun.cli import app
+from acfun.paths import mini_dir
+
+WEIGHTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder")
+needs_weights = pytest.mark.skipif(
+    not all((mini_dir() / part / "config.json").is_file() for part in WEIGHTS),
+    reason="the embedded base has no weights",
+)
 
 
 def run(*arguments: object) -> Result:

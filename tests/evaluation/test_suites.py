@@ -30,7 +30,7 @@ def test_pictures_make_a_suite(tmp_path: Path) -> None:
         list_pictures(tmp_path)
     with pytest.raises(ConfigError, match="no folder with pictures"):
         list_pictures(tmp_path / "nowhere")
-    with pytest.raises(NoFaceFoundError):
+    with pytest.raises(NoFaceFoundError, match=r"a\.png: no face"):
         list(build_paintings(paths, paths, RESOLUTION, build_face_finder()))
 
 

@@ -166,3 +166,7 @@ def test_errors_are_messages(tmp_path: Path) -> None:
     done = run("train/fit_style.py", "--style", tmp_path / "none.png", "--output", tmp_path / "style.png", expected=1)
     assert "style.png" in done.stderr
     assert "Traceback" not in done.stderr
+    options = ("--output", tmp_path / "style.safetensors", "--base", "no/such/base", "--run-dir", tmp_path / "run")
+    done = run("train/fit_style.py", "--style", tmp_path / "none.png", *options, expected=1)
+    assert "none.png: there is no such file" in done.stderr
+    assert not (tmp_path / "run").exists()
