@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from acfun.errors import AcfunError
 from acfun.export import LORA_NAME
 from acfun.face.finder import Face
 from acfun.portrait import place_mean_face
 from tests.cli.tools import check_explained, draw, needs_weights, run
+from tests.manual import require_documented
 
 
 def break_image(kind: str, directory: Path) -> Path:
@@ -212,3 +214,18 @@ def test_values_out_of_range_are_told_with_the_range() -> None:
     result = run("stylize", "a.png", "--style", "s.png", "-o", "b.png", "--strength", "1.5")
     assert "1.5 is not in the range 0.05<=x<=1" in result.stderr
     assert "0 is not in the range 1<=x<=64" in run("generate", "a man", "-o", "b.png", "--count", "0").stderr
+
+
+def test_the_manual_has_the_messages(style: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(style, "painting.safetensors")
+    draw(Path("painting.jpg"), 1)
+    save_file({"unet.mid_block.lora_A.weight": torch.ones(2, 16)}, "oil.safetensors")
+    commands = (
+        ("show", "painting.jpg"),
+        ("show", "oil.safetensors"),
+        ("fit", "painting.safetensors", "-o", "s.safetensors"),
+        ("fit", "painting.jpg", "-o", "s.safetensors", "--run-dir", "run", "--resume"),
+    )
+    for command in commands:
+        require_documented(AcfunError(run(*command).stderr.strip()), tmp_path)
