@@ -81,7 +81,7 @@ def _as_lora(layer: nn.Module) -> LoraLayer:
 
 
 def _check_is_free(site: Site) -> None:
-    if isinstance(site.module, BaseTunerLayer):
+    if isinstance(site.module, BaseTunerLayer | LoraBlock):
         raise ConfigError(
             f"{site.name} carries an adapter already ({type(site.module).__name__}): fuse or unload it "
             "before a style with LoRA is put in",
