@@ -131,7 +131,11 @@ class Style:
 
     def __repr__(self) -> str:
         """Base, sizes and how it came about, without the values."""
-        shown = {name: self.config[name] for name in SHOWN_OPTIONS if name in self.config}
+        try:
+            config = self.config
+        except StyleFileError:
+            config = {}
+        shown = {name: config[name] for name in SHOWN_OPTIONS if name in config}
         options = "".join(f", {name}={value!r}" for name, value in shown.items())
         count = sum(tensor.numel() for tensor in self.tensors.values())
         return f"{type(self).__name__}(base={self.metadata['base_name']!r}{options}, {count} values)"

@@ -15,6 +15,7 @@ FLOORS = {
     "acfun.config_fields": 0,
     "acfun.images": 0,
     "acfun.paths": 0,
+    "acfun.noise": 0,
     "acfun.process": 0,
     "acfun.descriptions": 0,
     "acfun.devices": 0,

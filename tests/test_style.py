@@ -276,3 +276,11 @@ def test_a_style_of_a_mini_sized_base_takes_at_most_4_megabytes(base: Base, tmp_
     image = StyleImage.from_picture(long_picture, STYLE_SIDE, None)
     Style.from_model(model, mini_sized, image=image).save(tmp_path / "style.safetensors", dtype=torch.float16)
     assert (tmp_path / "style.safetensors").stat().st_size <= 4 * MEGABYTE
+
+
+def test_a_style_shows_itself_in_a_line_even_with_a_damaged_config(base: Base) -> None:
+    style = make_style(base)
+    assert repr(style).startswith("Style(base='tiny', ")
+    damaged = replace(style, metadata=style.metadata | {"config": "{"})
+    assert repr(damaged).startswith("Style(base='tiny', ")
+    assert "\n" not in repr(style) + repr(damaged)
