@@ -146,7 +146,7 @@ def stylize_photo(
     paints_scene: bool = True,
     **sampling: Unpack[Sampling],
 ) -> Image.Image:
-    """Paint a photograph: the whole scene coarsely, its faces at the base's resolution on top.
+    """Paint a photograph: the scene without heads coarsely, each head at the base's resolution on top.
 
     Args:
         pipe: a `FaceStylizationPipeline` with a style in it.
