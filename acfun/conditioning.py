@@ -73,6 +73,8 @@ def _check_faces(face: Faces) -> None:
     pictures = [face] if isinstance(face, Image.Image) else face
     if not isinstance(pictures, Sequence) or isinstance(pictures, str):
         raise ValueError(f"face is a {type(face).__name__}: {wanted}")
+    if not pictures:
+        raise ValueError(f"face is empty: {wanted}")
     if strangers := [type(one).__name__ for one in pictures if not isinstance(one, Image.Image)]:
         raise ValueError(f"face holds a {strangers[0]}: {wanted}")
 

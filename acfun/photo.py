@@ -162,13 +162,14 @@ def stylize_photo(
     photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, _choose_side(pipe, sampling))
     if not faces:
         return tensor_to_pil(resize(paint_portrait(pipe, portraits[0], **sampling), (image.height, image.width)))
-    outlines = [outline_head(portrait, pipe.base.resolution) for portrait in portraits]
+    seen = [look_at(portrait, pipe.base.resolution) for portrait in portraits]
+    outlines = [outline_head(head, portrait.image.shape[-1]) for head, portrait in zip(seen, portraits, strict=True)]
     if paints_scene:
         heads = place_heads(portraits, outlines, (image.height, image.width))
         photo = paint_scene(pipe, photo, faces, heads, **sampling)
-    for portrait, outline in zip(portraits, outlines, strict=True):
+    for portrait, head, outline in zip(portraits, seen, outlines, strict=True):
         assert portrait.transform is not None
-        painted = paint_portrait(pipe, portrait, **sampling)
+        painted = _paint(pipe, Portrait(portrait.image, head.landmarks, given_regions=head.regions), **sampling)
         photo = paste_back(photo, painted, portrait.transform, shown=outline)
     return tensor_to_pil(photo)
 
@@ -209,15 +210,22 @@ def stylize_portraits(
 
 def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
     """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], k the enlargement, on the CPU."""
-    return _paint(pipe, Portrait(portrait.image, _scale_landmarks(portrait, pipe.base.resolution)), **sampling)
+    landmarks = look_at(portrait, pipe.base.resolution).landmarks
+    return _paint(pipe, Portrait(portrait.image, landmarks), **sampling)
 
 
-def outline_head(portrait: CutPortrait, resolution: int) -> Tensor:
-    """A soft mask (1,1,S,S) of face and hair, found at `resolution` pixels: what is put back of a portrait."""
-    head = Portrait(resize(portrait.image, resolution), _scale_landmarks(portrait, resolution))
+def look_at(portrait: CutPortrait, resolution: int) -> Portrait:
+    """A cut portrait as the base sees it, at its resolution."""
+    side = portrait.image.shape[-1]
+    landmarks = scale_points(portrait.landmarks, (side, side), (resolution, resolution))
+    return Portrait(resize(portrait.image, resolution), landmarks)
+
+
+def outline_head(head: Portrait, side: int) -> Tensor:
+    """A soft mask (1,1,side,side) of a portrait's face and hair: what is put back of it."""
     mask = torch.stack([head.masks[name] for name in HEAD_REGIONS]).sum(0)[None, None]
-    soft = blur(mask, HEAD_BLUR * resolution)
-    return F.interpolate(soft, portrait.image.shape[-2:], mode="bilinear").clamp(0, 1)
+    soft = blur(mask, HEAD_BLUR * head.image.shape[-1])
+    return F.interpolate(soft, (side, side), mode="bilinear").clamp(0, 1)
 
 
 def place_heads(portraits: Sequence[CutPortrait], outlines: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
@@ -228,11 +236,6 @@ def place_heads(portraits: Sequence[CutPortrait], outlines: Sequence[Tensor], si
         placed = warp(outline, invert_transform(portrait.transform), size, padding_mode="zeros")
         heads = torch.maximum(heads, placed)
     return heads
-
-
-def _scale_landmarks(portrait: CutPortrait, resolution: int) -> Tensor:
-    side = portrait.image.shape[-1]
-    return scale_points(portrait.landmarks, (side, side), (resolution, resolution))
 
 
 def _choose_side(pipe: Any, sampling: Mapping[str, Any]) -> int:

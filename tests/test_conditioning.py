@@ -41,7 +41,7 @@ def test_results_have_the_shape_of_the_face_unless_a_size_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("face", "kind"),
-    [("anna.jpg", "is a str"), (np.zeros((8, 8, 3)), "is a ndarray"), (["anna.jpg"], "holds a str")],
+    [("anna.jpg", "is a str"), (np.zeros((8, 8, 3)), "is a ndarray"), (["anna.jpg"], "holds a str"), ([], "is empty")],
 )
 def test_faces_that_are_neither_pictures_nor_tensors_are_named(face: Any, kind: str) -> None:
     with pytest.raises(ValueError, match=f"face {kind}: PIL pictures or a tensor"):

@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from acfun.afun import AFunOptions
 from acfun.base import FAMILIES, Base
 from acfun.cfun import CFunOptions
 from acfun.errors import StyleFileError
@@ -18,9 +17,9 @@ from acfun.lora_import import import_lora
 from acfun.pipelines import build_pipeline
 from acfun.portrait import STYLE_SIDE
 from acfun.style import Style
-from acfun.style_model import build_style_model
-from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, build_diffusers_pipeline, make_style_embeds
+from tests.tiny import LATENT_CHANNELS, LATENT_SIZE, build_diffusers_pipeline
 from tests.tiny import make_tiny_base as make_base
+from tests.tools import make_fitted
 
 TARGETS = ["to_q", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "conv1"]
 RANK, ALPHA = 3, 6.0
@@ -100,23 +99,6 @@ def test_an_imported_lora_does_what_diffusers_does_with_it(base: Base, layout: s
     torch.testing.assert_close(sample(pipe), sample(plain), atol=1e-5, rtol=1e-4)
     pipe.unload_style()
     torch.testing.assert_close(sample(pipe), bare, atol=1e-5, rtol=1e-4)
-
-
-def make_fitted(base: Base, **options: Any) -> Style:
-    """A style with all its parts, of random strength."""
-    common: dict[str, Any] = {
-        "afun": AFunOptions(num_layers=1, num_heads=2, head_dim=8),
-        "cfun": CFunOptions(variant="lora", rank=4),
-        "initializer_word": "a",
-        "generator": torch.Generator().manual_seed(0),
-    }
-    model = build_style_model(base, make_style_embeds(), **(common | options))
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.trainable_parameters():
-        parameter.data.normal_(std=0.2, generator=generator)
-    style = Style.from_model(model, base)
-    model.eject()
-    return style
 
 
 def test_names_of_old_files_are_read_beside_new_ones(tmp_path: Path) -> None:

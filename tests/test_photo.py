@@ -17,6 +17,7 @@ from acfun.photo import (
     build_sheet,
     choose_faces,
     cut_portraits,
+    look_at,
     outline_head,
     paint_scene,
     place_heads,
@@ -62,7 +63,7 @@ def test_a_whole_picture_keeps_its_size(pipe: FaceStylizationPipeline, photo: Im
 def test_the_scene_is_painted_too_and_faces_on_top_of_it(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
     faces = [place_face(10, 20, 60)]
     portraits = cut_portraits(photo, faces, 2 * RESOLUTION)
-    outlines = [outline_head(portrait, RESOLUTION) for portrait in portraits]
+    outlines = [outline_head(look_at(portrait, RESOLUTION), 2 * RESOLUTION) for portrait in portraits]
     heads = place_heads(portraits, outlines, (photo.height, photo.width))
     assert float(heads[0, 0, 30:60, 25:55].mean()) > 0.8 > 0.01 > float(heads[..., 80:].max())
     painted = paint_scene(pipe, pil_to_tensor(photo), faces, heads, **sampling())
@@ -72,6 +73,31 @@ def test_the_scene_is_painted_too_and_faces_on_top_of_it(pipe: FaceStylizationPi
     assert np.abs(scene - np.asarray(photo)).mean() > 1
     assert np.abs(whole - scene)[:, 100:].max() == 0
     assert np.abs(whole - scene)[30:70, 20:60].mean() > 1
+
+
+class Recorder:
+    """A pipeline that remembers what it was called with."""
+
+    def __init__(self, pipe: FaceStylizationPipeline) -> None:
+        self.pipe, self.calls = pipe, list[dict[str, Any]]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipe, name)
+
+    def __call__(self, **arguments: Any) -> Any:
+        self.calls.append(arguments)
+        return self.pipe(**arguments)
+
+
+def test_regions_of_heads_are_found_once(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
+    faces, recorder = [place_face(10, 20, 60)], Recorder(pipe)
+    stylize_photo(recorder, photo, faces, **sampling())
+    scene, head = (call["face_regions"] for call in recorder.calls)
+    [portrait] = cut_portraits(photo, faces, 2 * RESOLUTION)
+    found = look_at(portrait, RESOLUTION).regions
+    assert found is not None
+    assert torch.equal(head, found)
+    assert float(scene[:, :4].max()) == 0
 
 
 def test_without_the_scene_only_the_neighbourhood_of_the_faces_changes(

@@ -61,9 +61,9 @@ def find_image_encoder(name_or_path: str | Path) -> Path:
     """
     remedy = f"give a folder with {', '.join(IMAGE_ENCODER_FILES)} as image_encoder"
     folder = Path(name_or_path)
-    if not folder.is_dir() and not is_repo_id(str(name_or_path)):
-        raise BaseNotFoundError(f"image encoder {str(name_or_path)!r} is no folder here, and no hub id: {remedy}")
-    if not folder.is_dir() and not isinstance(name_or_path, Path) and is_repo_id(name_or_path):
+    if not folder.is_dir():
+        if isinstance(name_or_path, Path) or not is_repo_id(name_or_path):
+            raise BaseNotFoundError(f"image encoder {str(name_or_path)!r} is no folder here, and no hub id: {remedy}")
         folder = download(name_or_path, ("*.json", IMAGE_ENCODER_FILES[-1]), remedy)
     if missing := [name for name in IMAGE_ENCODER_FILES if not (folder / name).is_file()]:
         raise BaseNotFoundError(f"image encoder {str(name_or_path)!r} has no {', '.join(missing)}: {remedy}")

@@ -75,7 +75,7 @@ def apply(
     outputs: dict[str, list[str]] = {}
     readable = list_readable(list(targets), context.params)
     if not readable:
-        finish(session, targets, outputs)
+        return finish(session, targets, outputs)
     loaded = session.load_style_base(loaded_style, base, base_config)
     pipe = session.build_pipeline(loaded, loaded_style, identity_encoder)
     finder = None if face_detector is None else load_finder(face_detector, device)
@@ -92,7 +92,7 @@ def apply(
             outputs[str(photo)] = save_results(session, pictures, targets[photo], manifest)
         except (ImageError, ManifestError, NoFaceFoundError) as error:
             print_error(error, context.params)
-    finish(session, targets, outputs)
+    return finish(session, targets, outputs)
 
 
 def finish(session: Session, photos: Iterable[Path], outputs: Mapping[str, Sequence[str]]) -> None:
@@ -105,8 +105,8 @@ def finish(session: Session, photos: Iterable[Path], outputs: Mapping[str, Seque
         raise typer.Exit(1)
 
 
-def list_readable(photos: Sequence[Path], options: Collection[str]) -> list[Path]:
-    """The photographs that can be read; the others are named with what is wrong with them."""
+def list_readable(photos: Sequence[Path], option_names: Collection[str]) -> list[Path]:
+    """The photographs that can be read; the others are named with what is wrong, and what the command can do."""
     from acfun.images import load_image
 
     readable = []
@@ -118,7 +118,7 @@ def list_readable(photos: Sequence[Path], options: Collection[str]) -> list[Path
                 )
             load_image(photo)
         except ImageError as error:
-            print_error(error, options)
+            print_error(error, option_names)
         else:
             readable.append(photo)
     return readable

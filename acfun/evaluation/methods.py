@@ -84,9 +84,8 @@ class AcfunVariant:
                 save_image(tensor_to_pil(image), path)
             options = {"style_path": paths[-1], "face_paths": tuple(paths[:-1]), "seed": seed}
             config = load_config(FitConfig, overrides=options | dict(self.fit))
-            steps = [config.max_steps]
-            style = fit_style(config, base=base, report=lambda progress: steps.append(progress.step))
-        if steps[-1] < config.max_steps:
+            style = fit_style(config, base=base)
+        if "steps_done" in style.config:
             raise KeyboardInterrupt
         return style
 

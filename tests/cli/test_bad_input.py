@@ -228,4 +228,6 @@ def test_the_manual_has_the_messages(style: Path, tmp_path: Path, monkeypatch: p
         ("fit", "painting.jpg", "-o", "s.safetensors", "--run-dir", "run", "--resume"),
     )
     for command in commands:
-        require_documented(AcfunError(run(*command).stderr.strip()), tmp_path)
+        result = run(*command)
+        assert result.exit_code == 1
+        require_documented(AcfunError(result.stderr.strip()), tmp_path)

@@ -24,7 +24,7 @@ from acfun.evaluation.style_judge import StyleJudge, load_style_judge
 from acfun.evaluation.suites import (
     Scene,
 )
-from acfun.fit import Progress, Report, fit_style
+from acfun.fit import fit_style
 from acfun.images import tensor_to_array
 from acfun.portrait import Portrait, StyleImage, place_mean_face
 from acfun.style import Style
@@ -150,12 +150,8 @@ def test_variants_share_what_they_fit(base: Base) -> None:
 
 
 def test_an_interrupted_fit_gives_no_row(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(config: FitConfig, *, base: Base, report: Report) -> Style:
-        def stop(progress: Progress) -> None:
-            report(progress)
-            signal.raise_signal(signal.SIGTERM)
-
-        return fit_style(config, base=base, report=stop)
+    def interrupt(config: FitConfig, *, base: Base) -> Style:
+        return fit_style(config, base=base, report=lambda progress: signal.raise_signal(signal.SIGTERM))
 
     monkeypatch.setattr("acfun.evaluation.methods.fit_style", interrupt)
     variant = AcfunVariant(fit={"max_steps": 2, "framing": "whole", "objective": "two_target"})

@@ -18,10 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from acfun.afun import AFunOptions
 from acfun.base import Base, encode_ids, encode_prompt, load_base, tokenize_all
 from acfun.base.vae_features import decode_latents, encode_latents
-from acfun.cfun import CFunOptions
 from acfun.errors import BaseFamilyMismatchError
 from acfun.style import Style
 from acfun.style_model import build_style_model
@@ -40,29 +38,11 @@ from tests.tiny import (
     make_tiny_base,
     save_tiny_checkpoint,
 )
-from tests.tools import make_ip_adapter
+from tests.tools import make_fitted, make_ip_adapter
 
 
 def make_xl_base(**options: Any) -> Base:
     return make_tiny_base(family="sdxl", prediction_type="epsilon", **options)
-
-
-def make_style(base: Base) -> Style:
-    """A style of random strength, made on a base that is free afterwards."""
-    model = build_style_model(
-        base,
-        make_style_embeds(),
-        afun=AFunOptions(num_layers=1, num_heads=2, head_dim=8),
-        cfun=CFunOptions(variant="lora", rank=4),
-        initializer_word="a",
-        generator=torch.Generator().manual_seed(0),
-    )
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.trainable_parameters():
-        parameter.data.normal_(std=0.2, generator=generator)
-    style = Style.from_model(model, base)
-    model.eject()
-    return style
 
 
 @pytest.fixture
@@ -135,7 +115,7 @@ def test_a_style_goes_in_and_out_bit_exactly(pipe: FaceStylizationXLPipeline, ba
     face = torch.rand(1, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0)) * 2 - 1
     modules = {"unet": pipe.unet, "text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
     state = {(part, name): t.clone() for part, one in modules.items() for name, t in one.state_dict().items()}
-    style = make_style(base)
+    style = make_fitted(base)
     before = paint(pipe, face=face), paint(pipe, "a man in a style", guidance_scale=2.0)
     pipe.load_style(style)
     assert not torch.allclose(paint(pipe, face=face), before[0], atol=1e-4)
@@ -149,7 +129,7 @@ def test_a_style_goes_in_and_out_bit_exactly(pipe: FaceStylizationXLPipeline, ba
 
 @pytest.mark.parametrize("part", ["token.offset", "token_2.offset"])
 def test_the_pseudo_word_stands_in_both_text_encoders(pipe: FaceStylizationXLPipeline, base: Base, part: str) -> None:
-    style = make_style(base)
+    style = make_fitted(base)
     assert style.tensors["token.offset"].shape == (1, WIDTH)
     assert style.tensors["token_2.offset"].shape == (1, SECOND_WIDTH)
     pipe.load_style(style)
@@ -203,7 +183,7 @@ def test_custom_pipeline_loads_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert type(pipe).__name__ == "FaceStylizationXLPipeline"
     loaded = load_base(tmp_path / "checkpoint")
     assert pipe.base.fingerprint == loaded.fingerprint
-    style = make_style(loaded)
+    style = make_fitted(loaded)
     pipe.load_style(style)
     styled = paint(pipe)
     pipe.unload_style()
@@ -217,13 +197,13 @@ def test_from_pipe_shares_modules(pipe: FaceStylizationXLPipeline, base: Base) -
     ours = FaceStylizationXLPipeline.from_pipe(plain)
     assert ours.text_encoder_2 is pipe.text_encoder_2
     assert ours.base.family == "sdxl"
-    pipe.load_style(make_style(base))
+    pipe.load_style(make_fitted(base))
     with pytest.raises(RuntimeError, match="from_pipe"):
         FaceStylizationXLPipeline.from_pipe(pipe)
 
 
 def test_a_lora_of_diffusers_works_beside_a_style(pipe: FaceStylizationXLPipeline, base: Base, tmp_path: Path) -> None:
-    style, plain = make_style(base), paint(pipe)
+    style, plain = make_fitted(base), paint(pipe)
     unet = make_xl_base().unet
     unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
     generator = torch.Generator().manual_seed(0)
@@ -248,7 +228,7 @@ def test_a_lora_of_diffusers_works_beside_a_style(pipe: FaceStylizationXLPipelin
 def test_a_textual_inversion_is_read_by_both_text_encoders(
     pipe: FaceStylizationXLPipeline, base: Base, tmp_path: Path
 ) -> None:
-    style, generator = make_style(base), torch.Generator().manual_seed(0)
+    style, generator = make_fitted(base), torch.Generator().manual_seed(0)
     plain = paint(pipe, "a <new> man")
     for width, (encoder, tokenizer) in zip(
         (WIDTH, SECOND_WIDTH), (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")), strict=True
@@ -262,7 +242,7 @@ def test_a_textual_inversion_is_read_by_both_text_encoders(
 
 
 def test_an_ip_adapter_works_beside_a_style(pipe: FaceStylizationXLPipeline, base: Base) -> None:
-    style = make_style(base)
+    style = make_fitted(base)
     pipe.load_ip_adapter(make_ip_adapter(pipe.unet), subfolder="", weight_name="")
     pipe.load_style(style)
     prompts = [Image.new("RGB", (32, 32), colour) for colour in ("red", "black")]
@@ -274,7 +254,7 @@ def test_an_ip_adapter_works_beside_a_style(pipe: FaceStylizationXLPipeline, bas
 
 def test_a_style_acts_in_a_controlnet_pipeline_of_diffusers(pipe: FaceStylizationXLPipeline, base: Base) -> None:
     style, controlnet = (
-        make_style(base),
+        make_fitted(base),
         ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(8, 8, 8)),
     )
     pipe.load_style(style)

@@ -9,31 +9,16 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
-from acfun.afun import AFunOptions
 from acfun.base import Base
 from acfun.cfun import CFunOptions
 from acfun.style import Style
-from acfun.style_model import build_style_model
-from tests.tiny import make_style_embeds, make_tiny_base
+from tests.tiny import make_tiny_base
+from tests.tools import make_fitted
 
 
 def make_style(base: Base, *, variant: str = "std_affine", num_vectors: int = 1) -> Style:
-    """A style of random strength, made on a base that is free afterwards."""
-    model = build_style_model(
-        base,
-        make_style_embeds(),
-        afun=AFunOptions(num_layers=1, num_heads=2, head_dim=8),
-        cfun=CFunOptions(variant=variant, rank=4),
-        num_vectors=num_vectors,
-        initializer_word="a",  # one token of the tiny vocabulary
-        generator=torch.Generator().manual_seed(0),
-    )
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.trainable_parameters():
-        parameter.data.normal_(std=0.2, generator=generator)
-    style = Style.from_model(model, base)
-    model.eject()
-    return style
+    """A style of random strength of a variant of CFun."""
+    return make_fitted(base, cfun=CFunOptions(variant=variant, rank=4), num_vectors=num_vectors)
 
 
 def paint(pipe: Any, prompt: Any = "a man", *, seed: int = 0, **arguments: Any) -> Tensor:
