@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS
 from acfun.images import blur, compute_luma, resize
+from acfun.masks import grow
 
 FACE = ("skin", "eyes", "mouth")
 # In pupil distances: deviation of the blur below which light and shade are fine; margin around eyes, brows and mouth.
@@ -66,9 +67,3 @@ def _measure_spread(image: Tensor, weights: Tensor) -> Tensor:
     luma, shares = compute_luma(image)[:, None], weights / weights.sum().clamp(min=1e-6)
     mean = (shares * luma).sum()
     return (shares * (luma - mean).square()).sum().sqrt().clamp(min=_MIN_SPREAD)
-
-
-def grow(mask: Tensor, margin: float) -> Tensor:
-    """A mask (1,1,H,W) that reaches `margin` pixels farther, with a soft edge."""
-    radius = max(1, round(margin))
-    return blur(F.max_pool2d(mask, 2 * radius + 1, 1, radius), margin / 3)

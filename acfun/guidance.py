@@ -35,6 +35,7 @@ class Sitting:
         freedom: > 0; how far the style's own strokes go against light and shade of the photographs, and how strongly
             sampling is guided to its colours.
         identity_scale: ≥ 0; how strongly it is guided to the people, and their features are drawn.
+        backdrop_scale: ≥ 0; how much may be seen in a ground that the painting's own takes the place of.
     """
 
     imagery: Imagery
@@ -44,6 +45,7 @@ class Sitting:
     times: int = 1
     freedom: float = 1.0
     identity_scale: float = 1.0
+    backdrop_scale: float = 1.0
 
     @property
     def sitters(self) -> list[FaceTargets]:
@@ -53,7 +55,7 @@ class Sitting:
     def sketch(self) -> Tensor:
         """The portraits laid out in the style's colours and strokes, (B,3,H,W): what sampling starts from."""
         rows = zip(self.portraits, self.targets, strict=True)
-        sketches = torch.cat([self.imagery.sketch(*row, freedom=self.freedom) for row in rows])
+        sketches = torch.cat([self.imagery.sketch(*row, self.freedom, self.backdrop_scale) for row in rows])
         return sketches.repeat_interleave(self.times, 0)
 
     def guide(self, latents: Tensor, num_steps: int = NUM_GUIDE_STEPS) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acfun import losses
+from acfun.backdrop import build_backdrop, find_usual, lay_backdrop
 from acfun.base.vae_features import decode_latents, encode_features
 from acfun.brushwork import Brushwork
 from acfun.drawing import draw_lines, match_tones
@@ -28,10 +29,7 @@ BLEND = 7  # pixels on either side of a region's edge where recoloured regions r
 # Mean luma in [-1,1] of skin and hair in photographs, the share of what a person departs from it by that is kept, and
 # of what the painted person departs from it by that is taken for his own, and not for the style's.
 AVERAGE_TONES, KEPT_TONE, SITTERS_TONE = {"skin": 0.13, "hair": -0.29}, 0.7, 0.3
-# Of these the colours count up to this far from their median, in [-1,1] or in median distances: hair wears things, and
-# things stand in grounds.
-USUAL_REGIONS = ("hair", "background")
-USUAL_REACH, USUAL_DISTANCES, NUM_USUAL_ROUNDS = 1.0, 2.0, 3
+USUAL_REGIONS = ("hair", "background")  # of these what most is like counts: hair wears things, things stand in grounds
 MAX_HEAD_SCALE = 3.0  # a painted head that is enlarged by more has few strokes, and broad ones
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
@@ -92,6 +90,7 @@ class Imagery:
         identity_encoder: nn.Module | None = None,
     ) -> None:
         self.is_drawing = style.is_drawing
+        self.backdrop = build_backdrop(style.shrink(size).painting)
         is_whole = self.is_drawing or style.head_scale > MAX_HEAD_SCALE
         style = style.without_face() if is_whole else style
         self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)
@@ -129,15 +128,21 @@ class Imagery:
             identity_embeds=self._encode_identity(face.image, face.landmarks)[0],
         )
 
-    def sketch(self, portrait: Portrait, face: FaceTargets, freedom: float = 1.0) -> Tensor:
+    def sketch(
+        self, portrait: Portrait, face: FaceTargets, freedom: float = 1.0, backdrop_scale: float = 1.0
+    ) -> Tensor:
         """A portrait (1,3,H,W) laid out anew in the style's colours and strokes: what painting starts from.
 
         Args:
             portrait: with landmarks.
             face: `describe` of it.
             freedom: > 0; how much less than usual the photograph's light and shade count.
+            backdrop_scale: ≥ 0; as `scale` of `lay_backdrop`.
         """
-        return self.brushwork.sketch(self.recolour(portrait.image, [face]), face.regions[None], freedom)
+        regions = face.regions[None]
+        recoloured = self.recolour(portrait.image, [face])
+        picture = lay_backdrop(recoloured, portrait.image, regions, self.backdrop, backdrop_scale)
+        return self.brushwork.sketch(picture, regions, freedom)
 
     def finish(
         self,
@@ -289,10 +294,8 @@ class Imagery:
 
 def _select_usual(colours: Tensor) -> Tensor:
     """Those of the colours (N,3) of a painted region that are not far from most: without caps, ribbons and laurel."""
-    for _ in range(NUM_USUAL_ROUNDS):
-        distances = (colours - colours.median(0).values).norm(dim=1)
-        colours = colours[distances <= max(USUAL_REACH, USUAL_DISTANCES * float(distances.median()))]
-    return colours
+    middle, limit = find_usual(colours)
+    return colours[(colours - middle).norm(dim=1) <= limit]
 
 
 def build_patch_bank(style: StyleImage) -> PatchBank:

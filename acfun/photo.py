@@ -41,6 +41,7 @@ class Sampling(TypedDict, total=False):
     style_scale: float
     imagery_scale: float
     identity_scale: float
+    backdrop_scale: float
     num_guide_steps: int
     structure_scale: float
     color_scale: float

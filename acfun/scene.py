@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import segment_regions
-from acfun.features import grow
 from acfun.images import resize
+from acfun.masks import fill, grow
 from acfun.portrait import Portrait, scale_points
 
 MARGIN = 3.0  # pixels around heads that are hidden with them: half a patch of the brushwork
@@ -40,14 +40,3 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     masks = torch.zeros_like(regions[:1])
     masks[:, _BODY], masks[:, _BACKGROUND] = body[:, 0], 1 - body[:, 0]
     return Portrait(fill(image, known), points[:1], given_regions=masks)
-
-
-def fill(maps: Tensor, known: Tensor) -> Tensor:
-    """What is not known of (1,C,H,W), by (1,1,H,W) in [0,1], taken from around it (push-pull, Gortler et al. 1996)."""
-    if min(maps.shape[-2:]) == 1:
-        return maps
-    size = (-(-maps.shape[-2] // 2), -(-maps.shape[-1] // 2))
-    share = F.adaptive_avg_pool2d(known, size)
-    coarse = F.adaptive_avg_pool2d(known * maps, size) / share.clamp(min=1e-6)
-    filled = fill(coarse, (4 * share).clamp(max=1))
-    return torch.lerp(F.interpolate(filled, maps.shape[-2:], mode="bilinear"), maps, known)

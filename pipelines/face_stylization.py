@@ -59,6 +59,7 @@ class FaceStylization(StyledPipeline):
         style_scale: float = 1.0,
         imagery_scale: float = 1.0,
         identity_scale: float = 1.0,
+        backdrop_scale: float = 1.0,
         num_guide_steps: int = NUM_GUIDE_STEPS,
         structure_scale: float = 1.0,
         color_scale: float = 1.0,
@@ -92,9 +93,10 @@ class FaceStylization(StyledPipeline):
             invert_face: noise the face by DDIM inversion under the bare base, which keeps its layout, not at random.
             style_scale: ≥ 0; 0 is the base, 1 the style as fitted; acts on all its parts.
             imagery_scale: ≥ 0; how far the style image's own strokes go against the face's light and shade: the face is
-                laid out in them before it is painted and gone over with them afterwards. 0 paints without them, and
-                without the guide. Only with a face, and a style that keeps its style image.
+                laid out in them before it is painted and gone over with them afterwards. 0 paints without them, guide
+                and backdrop. Only with a face, and a style that keeps its style image.
             identity_scale: ≥ 0; how far features are drawn as they are, and how strongly it is guided to the person.
+            backdrop_scale: ≥ 0; how much there may be to see in a ground that the style image's own takes the place of.
             num_guide_steps: moves of the guide after sampling, which brings the person back; 0 leaves it out.
             structure_scale: ≥ 0; multiplies style_scale in the UNet's decoder, which carries shapes.
             color_scale: ≥ 0; multiplies style_scale in the UNet's encoder, which carries texture and colour.
@@ -128,8 +130,9 @@ class FaceStylization(StyledPipeline):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self._check_arguments(face, latents, callback_on_step_end_tensor_inputs)
         scales = {"style_scale": style_scale, "structure_scale": structure_scale, "color_scale": color_scale}
-        dials = {"imagery_scale": imagery_scale, "identity_scale": identity_scale, "num_guide_steps": num_guide_steps}
-        _check_dials(0, "0 does without", **scales, **dials)
+        ways = {"identity_scale": identity_scale, "backdrop_scale": backdrop_scale}
+        dials = {"imagery_scale": imagery_scale, "num_guide_steps": num_guide_steps}
+        _check_dials(0, "0 does without", **scales, **ways, **dials)
         _check_dials(1, "1 paints each once", num_images_per_prompt=num_images_per_prompt)
         _check_dials(1, "1 gives the size that is sampled", enlargement=enlargement)
         _check_dials(1, "1 switches it off", guidance_scale=guidance_scale)
@@ -141,9 +144,8 @@ class FaceStylization(StyledPipeline):
         image_embeds = self._encode_images(
             person, ip_adapter_image, len(texts), num_images_per_prompt, use_guidance=guidance_scale > 1
         )
-        sitting = None
+        sitting, start = None, 1.0 if faces is None else strength
         with self._starting_late(is_late=faces is not None):
-            start = 1.0 if faces is None else strength
             timesteps = select_timesteps(self.scheduler, num_inference_steps, start, self._execution_device)
             self._keep_vae_precise()
             if face is None or faces is None:
@@ -152,7 +154,7 @@ class FaceStylization(StyledPipeline):
                 if imagery_scale > 0:
                     photos = prepare_faces(face, (enlargement * size[0], enlargement * size[1])).to(faces)
                     known = (face_landmarks, face_regions)
-                    sitting = self._sit(faces, photos, known, num_images_per_prompt, imagery_scale, identity_scale)
+                    sitting = self._sit(faces, photos, known, num_images_per_prompt, freedom=imagery_scale, **ways)
                 faces = faces if sitting is None else sitting.sketch()
                 bare = self._build_bare(faces, image_embeds, cross_attention_kwargs) if invert_face else None
                 latents = self._noise_faces(faces, timesteps, generator, bare)
@@ -194,8 +196,7 @@ class FaceStylization(StyledPipeline):
         photos: Tensor,
         known: tuple[Tensor | None, Tensor | None],
         times: int,
-        imagery_scale: float,
-        identity_scale: float,
+        **ways: float,
     ) -> Sitting | None:
         """Faces (B,3,H,W), each `times` times in a row, before the loaded style's imagery; None without one.
 
@@ -204,8 +205,7 @@ class FaceStylization(StyledPipeline):
             photos: (1,3,kH,kW) or one a portrait, the same in more detail.
             known: their landmarks and regions, one for all or one each; None are looked for.
             times: how often each is painted.
-            imagery_scale: as in the call.
-            identity_scale: likewise.
+            ways: of the `Sitting`, by name.
         """
         imagery = self._load_imagery()
         if imagery is None:
@@ -218,7 +218,7 @@ class FaceStylization(StyledPipeline):
         portraits = build_portraits(each, landmarks, regions, times)
         targets = [imagery.describe(portrait) for portrait in portraits]
         details = photos.expand(len(each), -1, -1, -1)
-        return Sitting(imagery, portraits, targets, details, times, imagery_scale, identity_scale)
+        return Sitting(imagery, portraits, targets, details, times, **ways)
 
     def _finish(self, latents: Tensor, sitting: Sitting | None, enlargement: int, output_type: str) -> Any:
         """Pictures of latents, enlarged, and gone over with strokes where faces have sat."""

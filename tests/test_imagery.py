@@ -97,6 +97,22 @@ def test_a_drawing_says_nothing_of_regions_and_keeps_light_people_light() -> Non
     assert float(torch.corrcoef(torch.stack([before, after]))[0, 1]) > 0.95
 
 
+def test_sketches_have_the_paintings_ground_where_the_photograph_has_none() -> None:
+    style, photo = make_portrait(1), make_portrait(2)
+    assert style.regions is not None
+    assert photo.regions is not None
+    halves = 0.2 * style.image + torch.where(torch.arange(SIZE) < SIZE // 2, 0.25, -0.25)
+    painting = replace(style, image=torch.lerp(style.image, halves, style.regions[:, -1:]))
+    encoder = build_identity_encoder().requires_grad_(False)
+    imagery = Imagery(StyleImage(painting, painting, 1.0), SIZE, make_tiny_base().vae, encoder)
+    wall = replace(photo, image=torch.lerp(photo.image, torch.full_like(photo.image, 0.2), photo.regions[:, -1:]))
+    targets, differences = imagery.describe(wall), []
+    for scale in (0.0, 1.0):
+        top = compute_luma(imagery.sketch(wall, targets, backdrop_scale=scale))[0, : SIZE // 8]
+        differences.append(float(top[:, : SIZE // 8].mean() - top[:, -SIZE // 8 :].mean()))
+    assert differences[1] > 0.35 > 0.2 > abs(differences[0])
+
+
 def test_darker_skin_stays_darker() -> None:
     imagery = make_imagery()
     light = make_portrait(2)

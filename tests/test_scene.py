@@ -4,22 +4,11 @@ import torch
 
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.portrait import place_mean_face
-from acfun.scene import build_scene, fill
+from acfun.scene import build_scene
 
 SIZE = 128
 SKIN, HAIR, BODY, GROUND = (0.6, 0.2, 0.0), (-0.6, -0.8, -0.9), (-0.5, 0.4, -0.6), (0.5, 0.6, 0.9)
 COLOURS = dict(zip(REGIONS, (SKIN, SKIN, SKIN, HAIR, BODY, GROUND), strict=True))
-
-
-def test_what_is_known_stays_and_the_rest_comes_from_around_it() -> None:
-    columns = torch.linspace(-1, 1, 61).expand(1, 2, 40, 61)
-    known = torch.ones(1, 1, 40, 61)
-    known[..., 12:30, 20:40] = 0
-    spoilt = torch.where(known > 0, columns, 7.0)
-    filled = fill(spoilt, known)
-    assert torch.equal(filled[known.expand_as(filled) > 0], columns[known.expand_as(columns) > 0])
-    assert float((filled - columns).abs().max()) < 0.35
-    assert float(fill(spoilt, torch.zeros_like(known)).abs().max()) < 7.1
 
 
 def test_heads_are_hidden_and_bodies_and_ground_remain() -> None:

@@ -33,6 +33,7 @@ def apply(
     style_scale: options.StyleScale = None,
     imagery_scale: options.ImageryScale = None,
     identity_scale: options.IdentityScale = None,
+    backdrop_scale: options.BackdropScale = None,
     guide_steps: options.GuideSteps = None,
     shape_scale: options.ShapeScale = None,
     structure_scale: options.StructureScale = None,

@@ -150,6 +150,16 @@ IdentityScale = Annotated[
     float | None,
     typer.Option(min=0, max=10, show_default="1.0", help="How closely it is the person.", rich_help_panel="Sampling"),
 ]
+BackdropScale = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=10,
+        show_default="1.0",
+        help="How readily the painting's own ground stands behind the person; 0 keeps the photograph's.",
+        rich_help_panel="Sampling",
+    ),
+]
 GuideSteps = Annotated[
     int | None,
     typer.Option(

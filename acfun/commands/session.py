@@ -27,6 +27,7 @@ SAMPLING_OPTIONS = {
     "style_scale": "style_scale",
     "imagery_scale": "imagery_scale",
     "identity_scale": "identity_scale",
+    "backdrop_scale": "backdrop_scale",
     "guide_steps": "num_guide_steps",
     "shape_scale": "shape_scale",
     "structure_scale": "structure_scale",

@@ -139,8 +139,8 @@ def test_arguments_without_meaning_are_refused(pipe: FaceStylizationPipeline, fa
         ("guidance_scale is 0.5: 1 switches it off", {"guidance_scale": 0.5}),
         ("enlargement is 0", {"enlargement": 0}),
     ]
-    dials = ("style_scale", "structure_scale", "color_scale", "imagery_scale", "identity_scale", "num_guide_steps")
-    refused += [(f"{name} is -1: 0 does without", {name: -1}) for name in dials]
+    scales = ("style_scale", "structure_scale", "color_scale", "imagery_scale", "identity_scale", "backdrop_scale")
+    refused += [(f"{name} is -1: 0 does without", {name: -1}) for name in (*scales, "num_guide_steps")]
     refused += [("style_scale is nan", {"style_scale": math.nan})]
     for message, arguments in refused:
         with pytest.raises(ValueError, match=message):
@@ -280,6 +280,8 @@ def test_a_style_image_is_painted_with_and_a_guide_changes_the_picture(
             paint(pipe, **wrong, **arguments)
     two = paint(pipe, num_images_per_prompt=2, **arguments)
     assert two.shape[0] == 2
+    kept, given_way = (paint(pipe, backdrop_scale=scale, **arguments) for scale in (0.0, 100.0))
+    assert not torch.equal(kept, given_way)
     for imagery_scale in (1.0, 0.0):
         larger = paint(pipe, enlargement=2, imagery_scale=imagery_scale, **arguments)
         assert larger.shape == (1, 3, 2 * RESOLUTION, 2 * RESOLUTION)

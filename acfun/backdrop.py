@@ -1,0 +1,108 @@
+"""The backdrop: a painting's own ground, which stands where a photograph's ground shows next to nothing.
+
+A wall behind a sitter says nothing of the sitter. Laid out in the painting's patches it becomes a plain, where the
+painting's mood is in its sky.
+"""
+
+import torch
+from torch import Tensor
+
+from acfun.face.regions import REGIONS
+from acfun.images import blur, compute_luma, resize
+from acfun.masks import fill, grow, reach
+from acfun.portrait import Portrait
+from acfun.synthetic.data import PUPILS
+
+SURE_GROUND = 0.9  # share of the ground in what is surely of it
+MARGIN = 3.0  # pixels around a figure that are hidden with it, half a patch of the brushwork
+WORN_MARGIN = 4.0  # pixels around what is worn
+# In pupil distances from a head: in this reach what is unusual is worn (hats, veils, locks); beyond the other nothing
+# is, and if so much of the ground lies there, it vouches for what is usual.
+WORN_REACH, SURE_REACH, MIN_SURE = 3.5, 2.0, 0.15
+# Colours are usual up to this far from their median, in [-1,1] or in median distances; in the ground around a head
+# that fills its picture, of which nothing vouches for anything, up to farther.
+USUAL_REACH, USUAL_DISTANCES, UNSURE_DISTANCES, NUM_USUAL_ROUNDS = 1.0, 2.0, 3.0, 3
+CALM, BUSY = 0.04, 0.10  # deviation of luma in [-1,1], up to which a ground shows nothing, from which on it is kept
+NEIGHBOURHOOD = 0.04  # deviation of what it is measured in, in shorter sides of the photograph
+MIN_WEIGHT = 1e-3
+_GROUND = REGIONS.index("background")
+
+
+def build_backdrop(painting: Portrait) -> Tensor:
+    """The ground (1,3,h,w) of a painting of that size, which goes on behind the figure; all of it without a face."""
+    if painting.regions is None:
+        return painting.image
+    figure = (painting.masks["background"] <= SURE_GROUND).float()[None, None]
+    known = 1 - grow(figure, MARGIN).round()
+    worn = find_worn(painting, known)
+    return fill(painting.image, known * (1 - grow(worn, WORN_MARGIN).round()))
+
+
+def find_worn(painting: Portrait, ground: Tensor) -> Tensor:
+    """Hats, veils and locks (1,1,h,w) that count as ground (1,1,h,w), by their colours: of 0 and 1."""
+    assert painting.landmarks is not None
+    left, right = painting.landmarks[0, list(PUPILS)]
+    unit = float((right - left).norm())
+    head = 1 - painting.masks["background"] - painting.masks["body"]
+    is_ground, colours = ground > 0.5, painting.image[0].flatten(1).T
+    if not is_ground.any():
+        return torch.zeros_like(ground)
+    sure = is_ground & (reach(head[None, None], SURE_REACH * unit) < 0.5)
+    is_sure = float(sure.sum()) >= MIN_SURE * float(is_ground.sum())
+    distances = USUAL_DISTANCES if is_sure else UNSURE_DISTANCES
+    middle, limit = find_usual(colours[is_ground.flatten()], distances)
+    is_odd = ((colours - middle).norm(dim=1) > limit).view(ground.shape)
+    worn: Tensor = is_odd & is_ground & (reach(head[None, None], WORN_REACH * unit) > 0.5)
+    return worn.float()
+
+
+def find_usual(colours: Tensor, num_distances: float = USUAL_DISTANCES) -> tuple[Tensor, float]:
+    """What most of the colours (N,3) are like: a colour (3,), and how far from it they reach."""
+    middle, limit = colours.median(0).values, USUAL_REACH
+    for _ in range(NUM_USUAL_ROUNDS):
+        middle = colours.median(0).values
+        distances = (colours - middle).norm(dim=1)
+        limit = max(USUAL_REACH, num_distances * float(distances.median()))
+        colours = colours[distances <= limit]
+    return middle, limit
+
+
+def lay_backdrop(picture: Tensor, photo: Tensor, regions: Tensor, backdrop: Tensor, scale: float = 1.0) -> Tensor:
+    """A picture (1,3,H,W) with a painting's ground where that of the photograph shows nothing.
+
+    Args:
+        picture: of the photograph, in the painting's colours.
+        photo: (1,3,H,W) in [-1,1].
+        regions: (1,6,H,W) in [0,1], its `REGIONS`.
+        backdrop: (1,3,h,w) of `build_backdrop`; its middle, from the top on, is what is seen.
+        scale: ≥ 0; by how much more may be seen in what is taken for nothing. 0 keeps the photograph's ground.
+    """
+    ground = regions[:, _GROUND, None]
+    share = ground * measure_calm(photo, ground, scale)
+    return torch.lerp(picture, place_backdrop(backdrop, (picture.shape[-2], picture.shape[-1])), share)
+
+
+def measure_calm(photo: Tensor, ground: Tensor, scale: float = 1.0) -> Tensor:
+    """How little a photograph (1,3,H,W) shows on its ground (1,1,H,W): (1,1,H,W) in [0,1], 1 is nothing."""
+    if scale == 0:
+        return torch.zeros_like(ground)
+    reach = NEIGHBOURHOOD * min(photo.shape[-2:])
+    seen, luma = (ground > SURE_GROUND).float(), compute_luma(photo)[:, None]
+    weight = blur(seen, reach).clamp(min=MIN_WEIGHT)
+
+    def average(values: Tensor) -> Tensor:
+        return blur(seen * values, reach) / weight
+
+    deviation = average((average(luma.square()) - average(luma).square()).clamp(min=0).sqrt()) / scale
+    share = ((BUSY - deviation) / (BUSY - CALM)).clamp(0, 1)
+    return share.square() * (3 - 2 * share)
+
+
+def place_backdrop(backdrop: Tensor, size: tuple[int, int]) -> Tensor:
+    """What is seen of a backdrop (1,3,h,w) in a picture of a size (height, width), which it covers: (1,3,*size)."""
+    factor = max(1.0, *(side / own for side, own in zip(size, backdrop.shape[-2:], strict=True)))
+    height, width = (max(side, round(factor * own)) for side, own in zip(size, backdrop.shape[-2:], strict=True))
+    covering = resize(backdrop, (height, width))
+    left = (width - size[1]) // 2
+    # Of what is higher than the picture the top is seen: below it are bodies.
+    return covering[..., : size[0], left : left + size[1]]
