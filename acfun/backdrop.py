@@ -28,14 +28,21 @@ MIN_WEIGHT = 1e-3
 _GROUND = REGIONS.index("background")
 
 
-def build_backdrop(painting: Portrait) -> Tensor:
-    """The ground (1,3,h,w) of a painting of that size, which goes on behind the figure; all of it without a face."""
+def build_backdrop(painting: Portrait, *, is_drawing: bool = False) -> Tensor:
+    """The ground (1,3,h,w) of a painting of that size, which goes on behind the figure; all of it without a face.
+
+    Args:
+        painting: with landmarks, where it has a face.
+        is_drawing: whether it is ink on paper, whose colours do not tell what is worn: strokes of the ground are as
+            dark as a hat is.
+    """
     if painting.regions is None:
         return painting.image
     figure = (painting.masks["background"] <= SURE_GROUND).float()[None, None]
     known = 1 - grow(figure, MARGIN).round()
-    worn = find_worn(painting, known)
-    return fill(painting.image, known * (1 - grow(worn, WORN_MARGIN).round()))
+    if not is_drawing:
+        known *= 1 - grow(find_worn(painting, known), WORN_MARGIN).round()
+    return fill(painting.image, known)
 
 
 def find_worn(painting: Portrait, ground: Tensor) -> Tensor:

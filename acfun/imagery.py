@@ -90,7 +90,7 @@ class Imagery:
         identity_encoder: nn.Module | None = None,
     ) -> None:
         self.is_drawing = style.is_drawing
-        self.backdrop = build_backdrop(style.shrink(size).painting)
+        self.backdrop = build_backdrop(style.shrink(size).painting, is_drawing=self.is_drawing)
         is_whole = self.is_drawing or style.head_scale > MAX_HEAD_SCALE
         style = style.without_face() if is_whole else style
         self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)

@@ -50,6 +50,12 @@ def test_what_is_worn_is_no_ground(head: float) -> None:
     assert bool(((found - fill_with(HAT)).norm(dim=1)[hat[:, 0] > 0] > 0.5).all())
 
 
+def test_strokes_of_a_drawn_ground_are_none_that_is_worn() -> None:
+    painting, hat = make_painting()
+    found = build_backdrop(painting, is_drawing=True)
+    assert bool(((found - fill_with(HAT)).norm(dim=1)[hat[:, 0] > 0] < 0.5).any())
+
+
 def test_what_is_unusual_far_from_a_head_belongs_to_the_ground() -> None:
     painting, _ = make_painting(hat=GROUND)
     image = painting.image.clone()
