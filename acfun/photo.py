@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from acfun.config import Extent, FaceChoice
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import invert_transform, paste_back, portrait_transform, warp
+from acfun.face.align import feather_mask, invert_transform, paste_back, portrait_transform, warp
 from acfun.face.finder import Face, FaceFinder, explain_no_face, find_faces
+from acfun.face.segmentation import segment_regions
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.portrait import STYLE_SIDE, Portrait, cut_head, place_mean_face, scale_points
 from acfun.proportions import measure_departure, take_on
@@ -170,7 +171,7 @@ def stylize_photo(
         photo = paint_scene(pipe, photo, faces, heads, **sampling)
     for portrait, head, outline in zip(portraits, seen, outlines, strict=True):
         assert portrait.transform is not None
-        painted = _paint(pipe, Portrait(portrait.image, head.landmarks, given_regions=head.regions), **sampling)
+        painted = _paint(pipe, replace(head, image=portrait.image), **sampling)
         photo = paste_back(photo, painted, portrait.transform, shown=outline)
     return tensor_to_pil(photo)
 
@@ -182,7 +183,7 @@ def paint_scene(pipe: Any, photo: Tensor, faces: Sequence[Face], heads: Tensor, 
         pipe: a `FaceStylizationPipeline` with a style in it.
         photo: the photograph.
         faces: in it, the largest first; they tell what is body and background.
-        heads: (1,1,H,W) in [0,1], what other pictures are put back over.
+        heads: (1,2,H,W) of `place_heads`.
         sampling: for the pipeline; no guide, since there is nobody to move towards.
     """
     height, width = photo.shape[-2:]
@@ -211,15 +212,15 @@ def stylize_portraits(
 
 def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
     """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], k the enlargement, on the CPU."""
-    landmarks = look_at(portrait, pipe.base.resolution).landmarks
-    return _paint(pipe, Portrait(portrait.image, landmarks), **sampling)
+    return _paint(pipe, replace(look_at(portrait, pipe.base.resolution), image=portrait.image), **sampling)
 
 
 def look_at(portrait: CutPortrait, resolution: int) -> Portrait:
-    """A cut portrait as the base sees it, at its resolution."""
+    """A cut portrait as the base sees it, at its resolution, with its regions; long and loose hair is hair."""
     side = portrait.image.shape[-1]
     landmarks = scale_points(portrait.landmarks, (side, side), (resolution, resolution))
-    return Portrait(resize(portrait.image, resolution), landmarks)
+    image = resize(portrait.image, resolution)
+    return Portrait(image, landmarks, given_regions=segment_regions(image, landmarks, gathers_hair=True))
 
 
 def outline_head(head: Portrait, side: int) -> Tensor:
@@ -230,11 +231,13 @@ def outline_head(head: Portrait, side: int) -> Tensor:
 
 
 def place_heads(portraits: Sequence[CutPortrait], outlines: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """The outlines (1,1,S,S) of portraits' heads where they are in the photograph, together, (1,1,*size) in [0,1]."""
-    heads = outlines[0].new_zeros(1, 1, *size)
+    """Where portraits (1,1,S,S) are put back into the photograph: their heads and all of them, (1,2,*size) in [0,1]."""
+    heads = outlines[0].new_zeros(1, 2, *size)
     for portrait, outline in zip(portraits, outlines, strict=True):
         assert portrait.transform is not None
-        placed = warp(outline, invert_transform(portrait.transform), size, padding_mode="zeros")
+        whole = feather_mask(*outline.shape[-2:]).to(outline)[None, None]
+        layers = torch.cat([outline * whole, whole], 1)
+        placed = warp(layers, invert_transform(portrait.transform), size, padding_mode="zeros")
         heads = torch.maximum(heads, placed)
     return heads
 

@@ -16,27 +16,29 @@ from acfun.portrait import Portrait, scale_points
 MARGIN = 3.0  # pixels around heads that are hidden with them: half a patch of the brushwork
 REACH = 1.0  # pupil distances around them, in which hair and skin are hidden too
 MIN_SEEN = 0.7  # of body and background, in what is neither
-_BODY, _BACKGROUND = REGIONS.index("body"), REGIONS.index("background")
+_HAIR, _BODY, _BACKGROUND = (REGIONS.index(name) for name in ("hair", "body", "background"))
 
 
 def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int, int]) -> Portrait:
-    """A photograph whose heads are filled from around them, with regions of bodies and background alone.
+    """A photograph whose heads are filled from around them, with regions of bodies, background and hair that is left.
 
     Args:
         photo: (1,3,H,W) in [-1,1].
         landmarks: (F,189,2) pixels, of its faces, the largest first.
-        heads: (1,1,H,W) in [0,1], what is to be hidden.
+        heads: (1,2,H,W) in [0,1], what is to be hidden, and where the portraits are that show it. Hair that reaches
+            beyond them stays.
         size: (height, width) of the scene.
     """
-    image, hidden = resize(photo, size), F.interpolate(heads, size, mode="area")
+    image, (hidden, shown) = resize(photo, size), F.interpolate(heads, size, mode="area").split(1, 1)
     points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
-    regions = torch.cat([segment_regions(image, face[None]) for face in points])
+    regions = torch.cat([segment_regions(image, face[None], gathers_hair=True) for face in points])
     body = regions[:, _BODY].amax(0)[None, None]
     background = regions[:, _BACKGROUND].amin(0)[None, None]
     unit = float((points[0, 1] - points[0, 0]).norm())
-    is_person = (body + background < MIN_SEEN).float()
+    is_person = grow((body + background < MIN_SEEN).float(), MARGIN) * shown.round()
     known = 1 - torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
-    body = fill(body / (body + background).clamp(min=MIN_SEEN), known)
+    hair = regions[:, _HAIR].amax(0)[None, None] * known * (1 - shown)
+    body = (1 - hair) * fill(body / (body + background).clamp(min=MIN_SEEN), known)
     masks = torch.zeros_like(regions[:1])
-    masks[:, _BODY], masks[:, _BACKGROUND] = body[:, 0], 1 - body[:, 0]
+    masks[:, _HAIR], masks[:, _BODY], masks[:, _BACKGROUND] = hair[:, 0], body[:, 0], (1 - hair - body)[:, 0]
     return Portrait(fill(image, known), points[:1], given_regions=masks)

@@ -22,7 +22,7 @@ def test_heads_are_hidden_and_bodies_and_ground_remain() -> None:
         image = torch.lerp(image, colours, 1 - drawn[:, -1:])
         heads = torch.maximum(heads, drawn[:, :4].sum(1, keepdim=True))
         bodies = torch.maximum(bodies, drawn[:, REGIONS.index("body"), None])
-    scene = build_scene(image, landmarks, heads, (SIZE, SIZE))
+    scene = build_scene(image, landmarks, torch.cat([heads, torch.ones_like(heads)], 1), (SIZE, SIZE))
     assert scene.regions is not None
     masks = dict(zip(REGIONS, scene.regions[0], strict=True))
     torch.testing.assert_close(scene.regions.sum(1), torch.ones(1, SIZE, SIZE))
@@ -33,3 +33,22 @@ def test_heads_are_hidden_and_bodies_and_ground_remain() -> None:
     distances = [(scene.image - torch.tensor(colour)[None, :, None, None]).norm(dim=1) for colour in (SKIN, HAIR)]
     assert float(torch.stack(distances).amin(0)[heads[:, 0] > 0.9].min()) > 0.4
     torch.testing.assert_close(scene.landmarks, landmarks[:1])
+
+
+def test_hair_beyond_the_portraits_stays() -> None:
+    face = place_mean_face(SIZE // 2)[None] + torch.tensor([SIZE / 4, SIZE / 3])
+    drawn = draw_regions(face, (SIZE, SIZE))
+    top = int((drawn[0, :4].sum(0).amax(1) > 0.5).nonzero()[0])
+    tower = torch.zeros(1, 1, SIZE, SIZE)
+    tower[..., top - 16 : top + 12, SIZE // 2 - 14 : SIZE // 2 + 14] = 1
+    colours = torch.einsum("brhw,rc->bchw", drawn, torch.tensor([COLOURS[name] for name in REGIONS]))
+    image = torch.lerp(colours, torch.tensor(HAIR)[None, :, None, None].expand(1, 3, SIZE, SIZE), tower)
+    heads = torch.maximum(drawn[:, :4].sum(1, keepdim=True), tower)
+    shown = (torch.arange(SIZE) >= top)[:, None].float().expand(1, 1, SIZE, SIZE)
+    beyond = tower[0, 0] * (torch.arange(SIZE) < top - 4)[:, None] > 0
+    for is_cut in (True, False):
+        portraits = shown if is_cut else torch.ones_like(shown)
+        scene = build_scene(image, face, torch.cat([heads * portraits, portraits], 1), (SIZE, SIZE))
+        assert (float(scene.masks["hair"][beyond].mean()) > 0.7) == is_cut
+        distance = (scene.image - torch.tensor(HAIR)[None, :, None, None]).norm(dim=1)[0, beyond]
+        assert (float(distance.mean()) < 0.2) == is_cut

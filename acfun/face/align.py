@@ -16,6 +16,7 @@ INTER_PUPIL_FRACTION = 0.23
 EYES_CENTRE = (0.5, 0.47)
 SHARP_MINIFICATION = 1.5
 IDENTITY_CROP_SIZE = 112
+FEATHER = 0.12  # width of the border in which a portrait runs into the photograph, as a share of it
 # Eyes, tip of the nose and corners of the mouth in the 112 px crop of ArcFace (Deng et al. 2019, https://arxiv.org/abs/1801.07698).
 _ARCFACE_TEMPLATE = (
     (38.2946, 51.6963),
@@ -147,7 +148,7 @@ def portrait_crop(image: Tensor, landmarks: Tensor, size: int) -> tuple[Tensor, 
 
 
 def paste_back(
-    image: Tensor, stylized_crop: Tensor, transform: Tensor, feather: float = 0.12, shown: Tensor | None = None
+    image: Tensor, stylized_crop: Tensor, transform: Tensor, feather: float = FEATHER, shown: Tensor | None = None
 ) -> Tensor:
     """Put a stylized portrait crop back into the photograph it was cut from.
 
@@ -171,7 +172,7 @@ def paste_back(
         raise ValueError(f"feather={feather} lies outside (0, 0.5]: it is a fraction of the crop")
     height, width = stylized_crop.shape[-2:]
     original_crop = warp(image, transform, (height, width))
-    mask = _feather_mask(height, width, feather).to(stylized_crop).expand(len(image), 1, height, width)
+    mask = feather_mask(height, width, feather).to(stylized_crop).expand(len(image), 1, height, width)
     matched = stylized_crop + (1 - mask) * _low_frequencies(original_crop - stylized_crop, feather)
     mask = mask if shown is None else mask * shown.to(mask)
     top, left, box_height, box_width = _covered_box(transform, (height, width), (image.shape[-2], image.shape[-1]))
@@ -188,7 +189,7 @@ def paste_back(
     return result
 
 
-def _feather_mask(height: int, width: int, feather: float) -> Tensor:
+def feather_mask(height: int, width: int, feather: float = FEATHER) -> Tensor:
     """(height, width) in [0,1]: 0 on the border, a raised cosine up to 1 within `feather` of the size."""
 
     def ramp(length: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_clothes, draw_polygon, draw_regions
 from acfun.images import blur, tensor_to_array
+from acfun.masks import reach
 
 SIDE = 128  # of the shorter side, pixels, at which parts are told apart
 NUM_COLOURS, NUM_REFINEMENTS, NUM_ROUNDS = 32, 8, 6
@@ -22,6 +23,9 @@ NEIGHBOURHOOD_WEIGHT = 0.7  # of the mean of 5 × 5 pixels beside the pixel itse
 NEAR_BLUR, FAR_BLUR = 0.25, 0.8
 ANYWHERE = (0.02, 0.08, 0.02, 0.02)  # face, hair, which may be long, body, background
 CLOTHES_CHANCE = 1.0  # beside the body: as likely as the background
+# Colours of what is hair or ground for certain tell loose hair, in pupil distances from hair, from ground: all of it
+# where they are by this factor, as a logarithm, more likely.
+SURE_HAIR, SURE_GROUND, HAIR_REACH, SURE_RATIO = 0.8, 0.95, 0.9, 1.5
 CORE_BLUR, MIN_CORE = 0.15, 0.9
 FILTER_RADIUS, COARSE_EPSILON, FINE_EPSILON = 3, 1e-2, 1e-3
 FEATURES_CERTAINTY = 0.5  # eyes and mouth are where landmarks are, or nowhere
@@ -29,13 +33,14 @@ _FACE = [REGIONS.index(name) for name in ("skin", "eyes", "mouth")]
 
 
 @torch.no_grad()
-def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0) -> Tensor:
+def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *, gathers_hair: bool = False) -> Tensor:
     """The `REGIONS` of a portrait; at each pixel they sum to one.
 
     Args:
         image: (1,3,H,W) in [-1,1].
         landmarks: (1,189,2) pixels.
         certainty: in [0,1], of the landmarks. Below `FEATURES_CERTAINTY` eyes and mouth are taken for skin.
+        gathers_hair: whether hair that is longer or looser than most is hair all the same; else it is ground in part.
 
     Returns:
         (1,6,H,W) in [0,1], on the device of the image.
@@ -47,7 +52,9 @@ def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0) ->
     lab = _convert_to_lab(F.adaptive_avg_pool2d(picture, small))
     ratio = points.new_tensor([small[1] / width, small[0] / height])
     expected = _expect_parts((points + 0.5) * ratio - 0.5, small, certainty)
-    parts = _agree(expected, lab)
+    parts, shares = _agree(expected, lab)
+    unit = float((points[0, 1] - points[0, 0]).norm()) * scale
+    parts = _gather_hair(parts, shares, HAIR_REACH * unit) if gathers_hair else parts
     enlarged = F.interpolate(parts, (height, width), mode="bilinear")
     face, hair, body, background = _filter_guided(_convert_to_lab(picture), enlarged, FINE_EPSILON).split(1, 1)
     features = draw_regions(points, (height, width))[:, 1:3] * float(certainty >= FEATURES_CERTAINTY)
@@ -78,8 +85,12 @@ def _is_above_brows(points: Tensor, size: tuple[int, int]) -> Tensor:
     return columns * right[1] - rows * right[0] > 0
 
 
-def _agree(expected: Tensor, lab: Tensor) -> Tensor:
-    """Parts (1,4,h,w) that agree with where they are expected, with each other in colour, and with edges."""
+def _agree(expected: Tensor, lab: Tensor) -> tuple[Tensor, Tensor]:
+    """Parts (1,4,h,w) that agree with where they are expected, with each other in colour, and with edges.
+
+    Returns:
+        The parts, and how much (N,K) each pixel is of each typical colour.
+    """
     neighbourhood = NEIGHBOURHOOD_WEIGHT * _box(lab, 2)
     shares = _share_colours(torch.cat([lab, neighbourhood], 1)[0].flatten(1).T)
     by_place, parts = expected[0].flatten(1).T, expected
@@ -89,7 +100,19 @@ def _agree(expected: Tensor, lab: Tensor) -> Tensor:
         chances = by_place * likelihoods
         parts = (chances / chances.sum(1, keepdim=True)).T.reshape(expected.shape)
         parts = _filter_guided(lab, parts, COARSE_EPSILON)
-    return parts.square() / parts.square().sum(1, keepdim=True)
+    return parts.square() / parts.square().sum(1, keepdim=True), shares
+
+
+def _gather_hair(parts: Tensor, shares: Tensor, margin: float) -> Tensor:
+    """Parts (1,4,h,w) in which ground beside hair that has hair's colours is hair, up to `margin` pixels away."""
+    face, hair, body, ground = parts.split(1, 1)
+    near = (reach((hair > 0.5).float(), margin) > 0.5).float()
+    likelihoods = []
+    for is_sure in (hair > SURE_HAIR, ground > SURE_GROUND):
+        colours = is_sure.flatten().float() @ shares + 1
+        likelihoods.append((shares @ (colours / colours.sum())).view(hair.shape))
+    moved = near * ground * ((likelihoods[0] / likelihoods[1]).log() / SURE_RATIO).clamp(0, 1)
+    return torch.cat([face, hair + moved, body, ground - moved], 1)
 
 
 def _share_colours(colours: Tensor) -> Tensor:

@@ -57,6 +57,25 @@ def test_hair_ends_where_the_picture_says() -> None:
     assert compute_overlap(drawn["hair"], wanted["hair"]) < 0.6
 
 
+def test_loose_hair_is_hair_where_it_is_asked_for() -> None:
+    image, wanted = draw_sitter()
+    landmarks = place_mean_face(SIZE)[None]
+    unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
+    eyes = float(landmarks[0, :2, 1].mean())
+    is_beside = (torch.arange(SIZE)[:, None] - eyes).abs() < 1.2 * unit
+    across = (torch.arange(SIZE) - SIZE / 2).abs()
+    curls = is_beside & (across < 1.9 * unit) & wanted["background"]
+    image = torch.where(curls, 0.1 * image + torch.tensor(COLOURS["hair"])[:, None, None], image)
+    found = [name_parts(segment_regions(image, landmarks, gathers_hair=gathers)) for gathers in (False, True)]
+    shares = [float(part["hair"][curls].mean()) for part in found]
+    assert shares[1] > 0.9 > shares[0] + 0.1
+    ground = wanted["background"] & ~curls
+    assert float(found[1]["background"][ground].mean()) > 0.9
+    torch.testing.assert_close(
+        sum(part for name, part in found[1].items() if name not in ("eyes", "mouth")), torch.ones(SIZE, SIZE)
+    )
+
+
 def test_wide_clothes_are_body_and_the_ground_beside_them_is_not() -> None:
     landmarks = place_mean_face(SIZE // 3)[None] + SIZE / 3
     unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
