@@ -14,6 +14,7 @@ from acfun.portrait import Portrait
 from acfun.synthetic.data import PUPILS
 
 SURE_GROUND = 0.9  # share of the ground in what is surely of it
+MIN_GROUND = 0.02  # share of the painting from which on it has one to show
 MARGIN = 3.0  # pixels around a figure that are hidden with it, half a patch of the brushwork
 WORN_MARGIN = 4.0  # pixels around what is worn
 # In pupil distances from a head: in this reach what is unusual is worn (hats, veils, locks); beyond the other nothing
@@ -28,8 +29,10 @@ MIN_WEIGHT = 1e-3
 _GROUND = REGIONS.index("background")
 
 
-def build_backdrop(painting: Portrait, *, is_drawing: bool = False) -> Tensor:
+def build_backdrop(painting: Portrait, *, is_drawing: bool = False) -> Tensor | None:
     """The ground (1,3,h,w) of a painting of that size, which goes on behind the figure; all of it without a face.
+
+    None where next to no ground is seen.
 
     Args:
         painting: with landmarks, where it has a face.
@@ -42,7 +45,7 @@ def build_backdrop(painting: Portrait, *, is_drawing: bool = False) -> Tensor:
     known = 1 - grow(figure, MARGIN).round()
     if not is_drawing:
         known *= 1 - grow(find_worn(painting, known), WORN_MARGIN).round()
-    return fill(painting.image, known)
+    return fill(painting.image, known) if float(known.mean()) >= MIN_GROUND else None
 
 
 def find_worn(painting: Portrait, ground: Tensor) -> Tensor:

@@ -140,8 +140,9 @@ class Imagery:
             backdrop_scale: ≥ 0; as `scale` of `lay_backdrop`.
         """
         regions = face.regions[None]
-        recoloured = self.recolour(portrait.image, [face])
-        picture = lay_backdrop(recoloured, portrait.image, regions, self.backdrop, backdrop_scale)
+        picture = self.recolour(portrait.image, [face])
+        if self.backdrop is not None:
+            picture = lay_backdrop(picture, portrait.image, regions, self.backdrop, backdrop_scale)
         return self.brushwork.sketch(picture, regions, freedom)
 
     def finish(

@@ -34,6 +34,7 @@ def test_the_ground_goes_on_behind_the_figure() -> None:
     painting, _ = make_painting(hat=GROUND)
     ground = painting.masks["background"]
     backdrop = build_backdrop(painting)
+    assert backdrop is not None
     away = (torch.nn.functional.max_pool2d(1 - ground[None, None], 31, 1, 15) < 0.01).expand_as(backdrop)
     assert float(away.float().mean()) > 0.1
     torch.testing.assert_close(backdrop[away], painting.image[away])
@@ -47,12 +48,14 @@ def test_what_is_worn_is_no_ground(head: float) -> None:
     painting, hat = make_painting(head=head)
     assert float(hat.sum()) > 100
     found = build_backdrop(painting)
+    assert found is not None
     assert bool(((found - fill_with(HAT)).norm(dim=1)[hat[:, 0] > 0] > 0.5).all())
 
 
 def test_strokes_of_a_drawn_ground_are_none_that_is_worn() -> None:
     painting, hat = make_painting()
     found = build_backdrop(painting, is_drawing=True)
+    assert found is not None
     assert bool(((found - fill_with(HAT)).norm(dim=1)[hat[:, 0] > 0] < 0.5).any())
 
 
@@ -61,12 +64,21 @@ def test_what_is_unusual_far_from_a_head_belongs_to_the_ground() -> None:
     image = painting.image.clone()
     image[..., 8:24, 8:24] = fill_with(HAT)[..., :16, :16]
     backdrop = build_backdrop(Portrait(image, painting.landmarks, given_regions=painting.regions))
+    assert backdrop is not None
     torch.testing.assert_close(backdrop[..., 8:24, 8:24], image[..., 8:24, 8:24])
 
 
 def test_a_painting_without_a_face_is_a_backdrop_as_it_is() -> None:
     image = torch.rand(1, 3, 40, 64) * 2 - 1
     assert build_backdrop(Portrait(image, None)) is image
+
+
+def test_a_painting_without_ground_has_no_backdrop() -> None:
+    landmarks = place_mean_face(SIZE)[None]
+    regions = torch.zeros(1, 6, SIZE, SIZE)
+    regions[:, 0], regions[..., :2, :2] = 1, 0
+    regions[:, -1, :2, :2] = 1
+    assert build_backdrop(Portrait(fill_with(FIGURE), landmarks, given_regions=regions)) is None
 
 
 def test_only_calm_grounds_give_way() -> None:
@@ -104,5 +116,6 @@ def test_landmarks_may_lie_outside() -> None:
     assert painting.landmarks is not None
     moved = scale_points(painting.landmarks, (SIZE, SIZE), (SIZE, SIZE)) + 500
     found = build_backdrop(Portrait(painting.image, moved))
+    assert found is not None
     assert found.shape == painting.image.shape
     assert bool(found.isfinite().all())
