@@ -97,7 +97,7 @@ def test_a_drawing_says_nothing_of_regions_and_keeps_light_people_light() -> Non
     assert float(torch.corrcoef(torch.stack([before, after]))[0, 1]) > 0.95
 
 
-def test_sketches_have_the_paintings_ground_where_the_photograph_has_none() -> None:
+def test_sketches_have_the_paintings_ground_where_the_photograph_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     style, photo = make_portrait(1), make_portrait(2)
     assert style.regions is not None
     assert photo.regions is not None
@@ -105,6 +105,7 @@ def test_sketches_have_the_paintings_ground_where_the_photograph_has_none() -> N
     painting = replace(style, image=torch.lerp(style.image, halves, style.regions[:, -1:]))
     encoder = build_identity_encoder().requires_grad_(False)
     imagery = Imagery(StyleImage(painting, painting, 1.0), SIZE, make_tiny_base().vae, encoder)
+    monkeypatch.setattr(imagery.brushwork, "sketch", lambda picture, *_: picture)  # what is to be laid out
     wall = replace(photo, image=torch.lerp(photo.image, torch.full_like(photo.image, 0.2), photo.regions[:, -1:]))
     targets, differences = imagery.describe(wall), []
     for scale in (0.0, 1.0):
