@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acfun.face.regions import REGIONS
+from acfun.face.regions import NECK_CONTOUR, REGIONS, draw_polygon
 from acfun.face.segmentation import segment_regions
 from acfun.images import resize
 from acfun.masks import fill, grow
@@ -16,17 +16,18 @@ from acfun.portrait import Portrait, scale_points
 MARGIN = 3.0  # pixels around heads that are hidden with them: half a patch of the brushwork
 REACH = 1.0  # pupil distances around them, in which hair and skin are hidden too
 MIN_SEEN = 0.7  # of body and background, in what is neither
-_HAIR, _BODY, _BACKGROUND = (REGIONS.index(name) for name in ("hair", "body", "background"))
+_BODY, _BACKGROUND = REGIONS.index("body"), REGIONS.index("background")
+_HEAD = [REGIONS.index(name) for name in ("skin", "hair")]
 
 
 def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int, int]) -> Portrait:
-    """A photograph whose heads are filled from around them, with regions of bodies, background and hair that is left.
+    """A photograph whose heads are filled from around them, with regions of bodies, background, hair and necks left.
 
     Args:
         photo: (1,3,H,W) in [-1,1].
         landmarks: (F,189,2) pixels, of its faces, the largest first.
-        heads: (1,2,H,W) in [0,1], what is to be hidden, and where the portraits are that show it. Hair that reaches
-            beyond them stays.
+        heads: (1,2,H,W) in [0,1], what is to be hidden, and where the portraits are that show it. Hair and necks that
+            reach beyond them stay.
         size: (height, width) of the scene.
     """
     image, (hidden, shown) = resize(photo, size), F.interpolate(heads, size, mode="area").split(1, 1)
@@ -37,8 +38,11 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     unit = float((points[0, 1] - points[0, 0]).norm())
     is_person = grow((body + background < MIN_SEEN).float(), MARGIN) * shown.round()
     known = 1 - torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
-    hair = regions[:, _HAIR].amax(0)[None, None] * known * (1 - shown)
-    body = (1 - hair) * fill(body / (body + background).clamp(min=MIN_SEEN), known)
+    left = regions[:, _HEAD].amax(0)[None] * known * (1 - shown)
+    is_scene = 1 - left.sum(1, keepdim=True).clamp(max=1)
+    necks = torch.stack([draw_polygon(face[None, list(NECK_CONTOUR)], size) for face in points]).amax(0)[None]
+    body = torch.maximum(fill(body / (body + background).clamp(min=MIN_SEEN), known), (1 - known) * necks)
     masks = torch.zeros_like(regions[:1])
-    masks[:, _HAIR], masks[:, _BODY], masks[:, _BACKGROUND] = hair[:, 0], body[:, 0], (1 - hair - body)[:, 0]
+    masks[:, _HEAD] = left
+    masks[:, [_BODY, _BACKGROUND]] = is_scene * torch.cat([body, 1 - body], 1)
     return Portrait(fill(image, known), points[:1], given_regions=masks)

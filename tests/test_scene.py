@@ -52,3 +52,16 @@ def test_hair_beyond_the_portraits_stays() -> None:
         assert (float(scene.masks["hair"][beyond].mean()) > 0.7) == is_cut
         distance = (scene.image - torch.tensor(HAIR)[None, :, None, None]).norm(dim=1)[0, beyond]
         assert (float(distance.mean()) < 0.2) == is_cut
+
+
+def test_necks_beyond_the_portraits_are_neither_ground_nor_clothes() -> None:
+    face = place_mean_face(SIZE // 2)[None] + torch.tensor([SIZE / 4, SIZE / 6])
+    drawn = draw_regions(face, (SIZE, SIZE))
+    image = torch.einsum("brhw,rc->bchw", drawn, torch.tensor([COLOURS[name] for name in REGIONS]))
+    lowest = int((drawn[0, 0].amax(1) > 0.5).nonzero()[-1])
+    shown = (torch.arange(SIZE) < lowest - 12)[:, None].float().expand(1, 1, SIZE, SIZE)
+    heads = drawn[:, :4].sum(1, keepdim=True) * shown
+    scene = build_scene(image, face, torch.cat([heads, shown], 1), (SIZE, SIZE))
+    neck = (drawn[0, 0] > 0.95) * (torch.arange(SIZE) > lowest - 8)[:, None] > 0
+    assert int(neck.sum()) > 20
+    assert float(scene.masks["skin"][neck].mean()) > 0.6
