@@ -96,12 +96,12 @@ def measure_calm(photo: Tensor, ground: Tensor, scale: float = 1.0) -> Tensor:
     """How little a photograph (1,3,H,W) shows on its ground (1,1,H,W): (1,1,H,W) in [0,1], 1 is nothing."""
     if scale == 0:
         return torch.zeros_like(ground)
-    reach = NEIGHBOURHOOD * min(photo.shape[-2:])
+    spread = NEIGHBOURHOOD * min(photo.shape[-2:])
     seen, luma = (ground > SURE_GROUND).float(), compute_luma(photo)[:, None]
-    weight = blur(seen, reach).clamp(min=MIN_WEIGHT)
+    weight = blur(seen, spread).clamp(min=MIN_WEIGHT)
 
     def average(values: Tensor) -> Tensor:
-        return blur(seen * values, reach) / weight
+        return blur(seen * values, spread) / weight
 
     deviation = average((average(luma.square()) - average(luma).square()).clamp(min=0).sqrt()) / scale
     share = ((BUSY - deviation) / (BUSY - CALM)).clamp(0, 1)

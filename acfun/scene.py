@@ -39,7 +39,8 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     is_person = grow((body + background < MIN_SEEN).float(), MARGIN) * shown.round()
     known = 1 - torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
     left = regions[:, _HEAD].amax(0)[None] * known * (1 - shown)
-    is_scene = 1 - left.sum(1, keepdim=True).clamp(max=1)
+    left = left / left.sum(1, keepdim=True).clamp(min=1)
+    is_scene = 1 - left.sum(1, keepdim=True)
     necks = torch.stack([draw_polygon(face[None, list(NECK_CONTOUR)], size) for face in points]).amax(0)[None]
     body = torch.maximum(fill(body / (body + background).clamp(min=MIN_SEEN), known), (1 - known) * necks)
     masks = torch.zeros_like(regions[:1])
