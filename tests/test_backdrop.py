@@ -6,7 +6,7 @@ from torch import Tensor
 
 from acfun.backdrop import build_backdrop, lay_backdrop, measure_calm, place_backdrop
 from acfun.face.regions import REGIONS, draw_regions
-from acfun.portrait import Portrait, place_mean_face, scale_points
+from acfun.portrait import Portrait, place_mean_face
 
 SIZE = 256
 GROUND, FIGURE, HAT = (-0.3, 0.1, 0.6), (0.7, 0.1, -0.3), (0.9, -0.9, -0.8)
@@ -114,8 +114,7 @@ def test_backdrops_cover_the_picture_from_their_top_on(own: tuple[int, int], siz
 def test_landmarks_may_lie_outside() -> None:
     painting, _ = make_painting()
     assert painting.landmarks is not None
-    moved = scale_points(painting.landmarks, (SIZE, SIZE), (SIZE, SIZE)) + 500
-    found = build_backdrop(Portrait(painting.image, moved))
+    found = build_backdrop(Portrait(painting.image, painting.landmarks + 500))
     assert found is not None
     assert found.shape == painting.image.shape
     assert bool(found.isfinite().all())

@@ -95,23 +95,26 @@ def _agree(expected: Tensor, lab: Tensor) -> tuple[Tensor, Tensor]:
     shares = _share_colours(torch.cat([lab, neighbourhood], 1)[0].flatten(1).T)
     by_place, parts = expected[0].flatten(1).T, expected
     for _ in range(NUM_ROUNDS):
-        colours = parts[0].flatten(1) @ shares + 1
-        likelihoods = shares @ (colours / colours.sum(1, keepdim=True)).T
-        chances = by_place * likelihoods
+        chances = by_place * _compute_likelihoods(parts, shares)
         parts = (chances / chances.sum(1, keepdim=True)).T.reshape(expected.shape)
         parts = _filter_guided(lab, parts, COARSE_EPSILON)
     return parts.square() / parts.square().sum(1, keepdim=True), shares
+
+
+def _compute_likelihoods(parts: Tensor, shares: Tensor) -> Tensor:
+    """How likely the colours of N pixels are in each of P parts (1,P,h,w), by their shares (N,K): (N,P)."""
+    colours = parts[0].flatten(1) @ shares + 1
+    likelihoods: Tensor = shares @ (colours / colours.sum(1, keepdim=True)).T
+    return likelihoods
 
 
 def _gather_hair(parts: Tensor, shares: Tensor, margin: float) -> Tensor:
     """Parts (1,4,h,w) in which ground beside hair that has hair's colours is hair, up to `margin` pixels away."""
     face, hair, body, ground = parts.split(1, 1)
     near = (reach((hair > 0.5).float(), margin) > 0.5).float()
-    likelihoods = []
-    for is_sure in (hair > SURE_HAIR, ground > SURE_GROUND):
-        colours = is_sure.flatten().float() @ shares + 1
-        likelihoods.append((shares @ (colours / colours.sum())).view(hair.shape))
-    moved = near * ground * ((likelihoods[0] / likelihoods[1]).log() / SURE_RATIO).clamp(0, 1)
+    sure = torch.cat([hair > SURE_HAIR, ground > SURE_GROUND], 1).float()
+    of_hair, of_ground = _compute_likelihoods(sure, shares).T.view(2, *hair.shape)
+    moved = near * ground * ((of_hair / of_ground).log() / SURE_RATIO).clamp(0, 1)
     return torch.cat([face, hair + moved, body, ground - moved], 1)
 
 
