@@ -19,6 +19,9 @@ FINE, MARGIN = 0.045, 0.055
 FEATURE_SHARE, SKIN_SHARE = 0.8, 0.35  # of fine light and shade that is the photograph's
 SHADING_SHARE = 0.4  # of broad light and shade in a face
 LIP_SHARE = 0.4  # of a mouth's hue that is the recoloured photograph's
+FORM_REACH = 0.01  # deviation of the blur below which light and shade around a face are fine, in the picture's side
+FORM_SHARES = {"body": 1.0, "background": 0.5}  # how much of what follows is the photograph's there
+FINE_FORM_SHARE, BROAD_FORM_SHARE = 0.6, 0.4
 MIN_CONTRAST, MAX_CONTRAST = 0.75, 1.2  # of what is drawn; the photograph's is 1
 _MIN_SPREAD = 1e-3
 
@@ -60,6 +63,32 @@ def draw_features(
     lips = resize(recoloured, size)
     hue = torch.lerp(painting - luma, lips - compute_luma(lips)[:, None], lip_share)
     return (drawn + hue).clamp(-1, 1)
+
+
+def draw_forms(painting: Tensor, recoloured: Tensor, regions: Tensor, ground: Tensor, scale: float = 1.0) -> Tensor:
+    """Draw bodies, and what stands beside them, over the painting: folds, collars, things.
+
+    Strokes stay: what is fine in the photograph is added to them.
+
+    Args:
+        painting: (1,3,kH,kW) in [-1,1].
+        recoloured: (1,3,H,W) in [-1,1], the photograph in the style's colours.
+        regions: (1,6,H,W) in [0,1], masks of its `REGIONS`.
+        ground: (1,1,H,W) in [0,1], how much of the photograph's own ground is to be seen.
+        scale: ≥ 0, multiplies what is the photograph's, up to all of it.
+
+    Returns:
+        (1,3,kH,kW) in [-1,1].
+    """
+    size = (painting.shape[-2], painting.shape[-1])
+    masks = dict(zip(REGIONS, regions.split(1, 1), strict=True))
+    masks["background"] = masks["background"] * ground
+    share = F.interpolate(sum(part * masks[name] for name, part in FORM_SHARES.items()), size, mode="bilinear")
+    luma, wanted = (compute_luma(image)[:, None] for image in (painting, resize(recoloured, size)))
+    broad, wanted_broad = (blur(part, FORM_REACH * min(size)) for part in (luma, wanted))
+    fine_share, broad_share = ((scale * part * share).clamp(max=1) for part in (FINE_FORM_SHARE, BROAD_FORM_SHARE))
+    drawn = broad_share * (wanted_broad - broad) + fine_share * (wanted - wanted_broad)
+    return (painting + drawn).clamp(-1, 1)
 
 
 def _measure_spread(image: Tensor, weights: Tensor) -> Tensor:

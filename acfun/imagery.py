@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acfun import losses
-from acfun.backdrop import build_backdrop, find_usual, lay_backdrop
+from acfun.backdrop import build_backdrop, find_usual, lay_backdrop, measure_calm
 from acfun.base.vae_features import decode_latents, encode_features
 from acfun.brushwork import Brushwork
 from acfun.drawing import draw_lines, match_tones
 from acfun.face.align import face_crop
 from acfun.face.identity import FeatureStages, IdentityEncoder
 from acfun.face.regions import REGIONS, fold_regions
-from acfun.features import draw_features
+from acfun.features import draw_features, draw_forms
 from acfun.images import compute_luma, resize
 from acfun.patches import AROUND_HEAD
 from acfun.portrait import Portrait, StyleImage
@@ -153,6 +153,7 @@ class Imagery:
         freedom: float = 1.0,
         enlargement: int = 1,
         identity_scale: float = 1.0,
+        backdrop_scale: float = 1.0,
     ) -> Tensor:
         """A painted portrait with the strokes and the features that the networks have blurred, (1,3,kH,kW).
 
@@ -163,15 +164,20 @@ class Imagery:
             freedom: as for `sketch`.
             enlargement: k.
             identity_scale: ≥ 0; how much of the features' light and shade is the photograph's.
+            backdrop_scale: as for `sketch`.
         """
-        painted = self.brushwork.finish(image, face.regions[None], freedom, enlargement)
-        recoloured = self.recolour(resize(photo, (image.shape[-2], image.shape[-1])), [face])
-        scale = identity_scale / freedom
-        drawn = draw_features(painted, photo, recoloured, face.regions[None], face.landmarks, scale)
+        regions = face.regions[None]
+        painted = self.brushwork.finish(image, regions, freedom, enlargement)
+        small = resize(photo, (image.shape[-2], image.shape[-1]))
+        recoloured, scale = self.recolour(small, [face]), identity_scale / freedom
+        ground = regions[:, REGIONS.index("background"), None]
+        shown = 1 - measure_calm(small, ground, backdrop_scale * float(self.backdrop is not None))
+        formed = draw_forms(painted, recoloured, regions, shown, scale)
+        drawn = draw_features(formed, photo, recoloured, regions, face.landmarks, scale)
         if not self.is_drawing:
             return drawn
         style = self.style if enlargement == 1 else self.brushwork.source
-        lined = draw_lines(drawn, photo, face.regions[None], face.landmarks, scale)
+        lined = draw_lines(drawn, photo, regions, face.landmarks, scale)
         return match_tones(lined, style.painting.image)
 
     @torch.no_grad()
