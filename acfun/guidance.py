@@ -71,7 +71,9 @@ class Sitting:
         sitters = [photo for photo in photos for _ in range(self.times)]
         rows = zip(images.clamp(-1, 1).split(1), sitters, self.sitters, strict=True)
         finish = self.imagery.finish
-        return torch.cat([finish(*row, self.freedom, enlargement, self.identity_scale, self.backdrop_scale) for row in rows])
+        return torch.cat(
+            [finish(*row, self.freedom, enlargement, self.identity_scale, self.backdrop_scale) for row in rows]
+        )
 
 
 def check_known(landmarks: Tensor | None, regions: Tensor | None, size: tuple[int, int]) -> None:

@@ -1,6 +1,6 @@
 """Portraits: pictures in canonical framing and what is known of the face in them; the picture a style comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import portrait_crop, portrait_transform, transform_points
-from acfun.face.finder import FaceFinder, find_face, find_faces, require_face
+from acfun.face.finder import FaceFinder, find_face, require_face
+from acfun.face.painted import find_painted_faces
 from acfun.face.regions import REGIONS
-from acfun.face.segmentation import segment_regions
+from acfun.face.segmentation import segment_people
 from acfun.images import compute_luma, pack_image, resize, unpack_image
 from acfun.synthetic.data import PUPILS
 from acfun.synthetic.renderers.shapes import mean_shape
@@ -21,8 +22,10 @@ from acfun.synthetic.renderers.shapes import mean_shape
 STYLE_SIDE = 512  # of the style images that styles keep, shorter side in pixels, where the base's is not more
 SIDE_STEP = 32
 MAX_ASPECT = 2
-# Painted faces, in profile too, score low: Dante 0.25. Of what is none the Starry Night has 0.20, Holbein's cloth 0.33.
-MIN_PAINTED_SCORE, MIN_FRONTAL_SCORE, SURE_PAINTED_SCORE = 0.22, 0.43, 0.5
+# Painted faces score low where they are profiles: Dante's 0.22. Up to the first score landmarks say nothing for
+# certain, from the second on they are those of a face seen from the front, from the third on they are certain.
+UNSURE_SCORE, MIN_FRONTAL_SCORE, SURE_SCORE = 0.18, 0.43, 0.5
+MIN_OTHER_SCORE, MAX_OTHERS = 0.22, 8  # of further faces in a painting
 SMALLEST_WIDTH = 1e-4  # between pupils that were rounded to the same place, as a share of the picture
 # Deviation of colours across their main axis, as a share of that along it: up to 0.06 in drawings, 0.12 in paintings.
 MAX_DRAWN_SPREAD = 0.09
@@ -37,24 +40,36 @@ class Portrait:
         landmarks: (1,189,2) pixels, or None where no face was found.
         certainty: in [0,1], of the landmarks.
         given_regions: (1,6,H,W) in [0,1], its `REGIONS` where they are known; None: they are found.
+        others: (F,189,2) pixels, landmarks of further faces, whose regions join those of the face.
     """
 
     image: Tensor
     landmarks: Tensor | None
     certainty: float = 1.0
     given_regions: Tensor | None = None
+    others: Tensor | None = None
 
     @cached_property
     def regions(self) -> Tensor | None:
         """Soft masks (1,6,H,W) in [0,1] of its `REGIONS`; None without a face."""
         if self.given_regions is not None or self.landmarks is None:
             return self.given_regions
-        return segment_regions(self.image, self.landmarks, self.certainty)
+        return segment_people(self.image, self.people, self.certainty)
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """The same, (H,W) by name, in the order of `REGIONS`; empty without a face."""
         return {} if self.regions is None else dict(zip(REGIONS, self.regions[0], strict=True))
+
+    @property
+    def people(self) -> Tensor:
+        """Landmarks (F,189,2) of all faces, its own first; there must be one."""
+        assert self.landmarks is not None
+        return self.landmarks if self.others is None else torch.cat([self.landmarks, self.others])
+
+    def with_people(self, people: Tensor) -> Self:
+        """The same picture with landmarks (F,189,2) of its faces, the first one its own."""
+        return replace(self, landmarks=people[:1], others=people[1:] if len(people) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -77,13 +92,13 @@ class StyleImage:
 
         Colours are rounded to 8 bits and landmarks to what float16 holds, so that a style file keeps them exactly.
         """
-        faces = [] if finder is None else find_faces(picture, finder, min_score=MIN_PAINTED_SCORE)
+        faces = [] if finder is None else find_painted_faces(picture, finder)
         if not faces:
             return cls(_round(cut_middle(picture, size), 0.0), _round(_shrink(picture, None, size), 0.0))
-        face = max(faces, key=lambda face: face.score * (face.box[3] - face.box[1]))
-        landmarks = face.landmarks.to(picture)[None]
-        head, painting = cut_head(picture, landmarks, size), _shrink(picture, landmarks, size)
-        score = float(np.float16(face.score))
+        sure = [face for face in faces[1:] if face.score >= MIN_OTHER_SCORE][:MAX_OTHERS]
+        people = torch.stack([face.landmarks for face in (faces[0], *sure)]).to(picture)
+        head, painting = cut_head(picture, people, size), _shrink(picture, people, size)
+        score = float(np.float16(faces[0].score))
         return cls(_round(head, score), _round(painting, score), score)
 
     @property
@@ -113,7 +128,7 @@ class StyleImage:
 
     def without_face(self) -> Self:
         """The same pictures, as if nobody had found the face in them."""
-        head, painting = (replace(part, landmarks=None) for part in (self.head, self.painting))
+        head, painting = (replace(part, landmarks=None, others=None) for part in (self.head, self.painting))
         return type(self)(head, painting)
 
     @classmethod
@@ -128,13 +143,20 @@ class StyleImage:
         score = float(tensors["score"]) if "score" in tensors else 0.0
         parts = []
         for name in ("head", "painting"):
-            landmarks = tensors.get(f"{name}_landmarks")
+            landmarks, others = (tensors.get(f"{name}_{kind}") for kind in ("landmarks", "others"))
             packed = tensors[name]
             # The first format kept pixels.
             image = unpack_image(packed, f"image.{name}") if packed.ndim == 1 else packed.float() / 127.5 - 1
             # The first style images kept no score, and landmarks of sure faces only.
             certainty = _trust(score) if "score" in tensors else 1.0
-            parts.append(Portrait(image, None if landmarks is None else landmarks.float(), certainty))
+            parts.append(
+                Portrait(
+                    image,
+                    None if landmarks is None else landmarks.float(),
+                    certainty,
+                    others=None if others is None else others.float(),
+                )
+            )
         return cls(parts[0], parts[1], score)
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -142,8 +164,9 @@ class StyleImage:
         tensors = {"score": torch.tensor(self.score)}
         for name, portrait in (("head", self.head), ("painting", self.painting)):
             tensors[name] = pack_image(portrait.image)
-            if portrait.landmarks is not None:
-                tensors[f"{name}_landmarks"] = portrait.landmarks.to("cpu", torch.float32, copy=True)
+            for kind, points in (("landmarks", portrait.landmarks), ("others", portrait.others)):
+                if points is not None:
+                    tensors[f"{name}_{kind}"] = points.to("cpu", torch.float32, copy=True)
         return tensors
 
     def shrink(self, size: int) -> Self:
@@ -155,10 +178,10 @@ class StyleImage:
         return type(self)(_move(self.head, device), _move(self.painting, device), self.score)
 
 
-def cut_head(picture: Tensor, landmarks: Tensor, size: int) -> Portrait:
-    """Cut a picture (1,3,H,W) with landmarks (1,189,2) to the canonical framing."""
-    image, transform = portrait_crop(picture, landmarks, size)
-    return Portrait(image.clamp(-1, 1), transform_points(landmarks, transform))
+def cut_head(picture: Tensor, people: Tensor, size: int) -> Portrait:
+    """Cut a picture (1,3,H,W) with landmarks (F,189,2) to the canonical framing of the first face."""
+    image, transform = portrait_crop(picture, people[:1], size)
+    return Portrait(image.clamp(-1, 1), None).with_people(transform_points(people, transform))
 
 
 def cut_middle(picture: Tensor, size: int) -> Portrait:
@@ -208,32 +231,36 @@ def scale_points(points: Tensor, old: tuple[int, int], new: tuple[int, int]) -> 
     return (points + 0.5) * ratio - 0.5
 
 
-def _shrink(picture: Tensor, landmarks: Tensor | None, size: int) -> Portrait:
+def _shrink(picture: Tensor, people: Tensor | None, size: int) -> Portrait:
     height, width = picture.shape[-2:]
     scale = size / min(height, width)
     sides = [min(MAX_ASPECT * size, SIDE_STEP * max(1, round(side * scale / SIDE_STEP))) for side in (height, width)]
     new = (sides[0], sides[1])
-    placed = None if landmarks is None else scale_points(landmarks, (height, width), new)
-    return Portrait(resize(picture, new).clamp(-1, 1), placed)
+    image = resize(picture, new).clamp(-1, 1)
+    alone = Portrait(image, None)
+    return alone if people is None else alone.with_people(scale_points(people, (height, width), new))
 
 
 def _scale(portrait: Portrait, size: int) -> Portrait:
     old = (portrait.image.shape[-2], portrait.image.shape[-1])
     new = (round(old[0] * size / min(old)), round(old[1] * size / min(old)))
-    landmarks = None if portrait.landmarks is None else scale_points(portrait.landmarks, old, new)
-    return replace(portrait, image=resize(portrait.image, new), landmarks=landmarks)
+    return _map(replace(portrait, image=resize(portrait.image, new)), lambda points: scale_points(points, old, new))
 
 
 def _round(portrait: Portrait, score: float) -> Portrait:
-    landmarks = None if portrait.landmarks is None else portrait.landmarks.half().float()
-    return Portrait(((portrait.image + 1) * 127.5).round() / 127.5 - 1, landmarks, _trust(score))
+    image = ((portrait.image + 1) * 127.5).round() / 127.5 - 1
+    return _map(replace(portrait, image=image, certainty=_trust(score)), lambda points: points.half().float())
 
 
 def _trust(score: float) -> float:
     """The certainty of a painted face's landmarks."""
-    return min(1.0, max(0.0, (score - MIN_PAINTED_SCORE) / (SURE_PAINTED_SCORE - MIN_PAINTED_SCORE)))
+    return min(1.0, max(0.0, (score - UNSURE_SCORE) / (SURE_SCORE - UNSURE_SCORE)))
 
 
 def _move(portrait: Portrait, device: torch.device) -> Portrait:
-    landmarks = None if portrait.landmarks is None else portrait.landmarks.to(device)
-    return replace(portrait, image=portrait.image.to(device), landmarks=landmarks)
+    return _map(replace(portrait, image=portrait.image.to(device)), lambda points: points.to(device))
+
+
+def _map(portrait: Portrait, function: Callable[[Tensor], Tensor]) -> Portrait:
+    """A portrait with a function of the landmarks (F,189,2) of its faces in their place."""
+    return portrait if portrait.landmarks is None else portrait.with_people(function(portrait.people))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.face.regions import NECK_CONTOUR, REGIONS, draw_polygon
-from acfun.face.segmentation import segment_regions
+from acfun.face.segmentation import segment_people
 from acfun.images import resize
 from acfun.masks import fill, grow
 from acfun.portrait import Portrait, scale_points
@@ -32,18 +32,17 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     """
     image, (hidden, shown) = resize(photo, size), F.interpolate(heads, size, mode="area").split(1, 1)
     points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
-    regions = torch.cat([segment_regions(image, face[None], gathers_hair=True) for face in points])
-    body = regions[:, _BODY].amax(0)[None, None]
-    background = regions[:, _BACKGROUND].amin(0)[None, None]
+    regions = segment_people(image, points, gathers_hair=True)
+    body, background = regions[:, _BODY, None], regions[:, _BACKGROUND, None]
     unit = float((points[0, 1] - points[0, 0]).norm())
     is_person = grow((body + background < MIN_SEEN).float(), MARGIN) * shown.round()
     known = 1 - torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
-    left = regions[:, _HEAD].amax(0)[None] * known * (1 - shown)
+    left = regions[:, _HEAD] * known * (1 - shown)
     left = left / left.sum(1, keepdim=True).clamp(min=1)
     is_scene = 1 - left.sum(1, keepdim=True)
     necks = torch.stack([draw_polygon(face[None, list(NECK_CONTOUR)], size) for face in points]).amax(0)[None]
     body = torch.maximum(fill(body / (body + background).clamp(min=MIN_SEEN), known), (1 - known) * necks)
-    masks = torch.zeros_like(regions[:1])
+    masks = torch.zeros_like(regions)
     masks[:, _HEAD] = left
     masks[:, [_BODY, _BACKGROUND]] = is_scene * torch.cat([body, 1 - body], 1)
     return Portrait(fill(image, known), points[:1], given_regions=masks)

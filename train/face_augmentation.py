@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from acfun.face.align import compose_transforms, invert_transform, transform_points
 from acfun.face.finder import fit_pose
+from acfun.face.symmetry import mirror_landmarks
 from acfun.images import compute_luma
 
 MAX_YAW, MAX_PITCH = 0.5, 0.22
@@ -31,20 +30,6 @@ class PoseNoise:
     angle: float
     log_scale: float
     shift: float
-
-
-def mirror_permutation(mean_shape: Tensor) -> Tensor:
-    """The landmark that each of the (189,2) mean shape's becomes in a mirror, (189,) indices; an involution.
-
-    Mirrors the shape and assigns points one to one, so that the sum of distances is smallest both ways.
-    """
-    mirrored = mean_shape * mean_shape.new_tensor([-1.0, 1.0])
-    mirrored = mirrored + (mean_shape[:2].mean(0) - mirrored[:2].mean(0))
-    cost = torch.cdist(mean_shape.double(), mirrored.double()).square().numpy()
-    _, columns = linear_sum_assignment(cost + cost.T)
-    if not np.array_equal(columns[columns], np.arange(len(columns))):
-        raise ValueError("mean_shape is too far from symmetric: mirroring it twice does not give it back")
-    return torch.from_numpy(columns)
 
 
 class Deformation:
@@ -159,8 +144,7 @@ def cut_faces(
 def mirror(crops: Tensor, landmarks: Tensor, mean_shape: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Mirror half of the crops (B,C,H,W) together with their landmarks (B,189,2) in the unit square."""
     is_mirrored = torch.rand(len(crops), 1, 1, generator=generator) < 0.5
-    flipped = landmarks[:, mirror_permutation(mean_shape)] * landmarks.new_tensor([-1.0, 1.0])
-    flipped = flipped + landmarks.new_tensor([1.0, 0.0])
+    flipped = mirror_landmarks(landmarks, mean_shape, 1.0)
     return torch.where(is_mirrored[..., None], crops.flip(3), crops), torch.where(is_mirrored, flipped, landmarks)
 
 

@@ -15,10 +15,10 @@ from acfun.errors import DataError
 from acfun.face.align import portrait_transform, transform_points
 from acfun.face.finder import fit_pose
 from acfun.face.networks import DETECTOR_STRIDE
+from acfun.face.symmetry import mirror_landmarks
 from train.face_augmentation import (
     PoseNoise,
     cut_faces,
-    mirror_permutation,
     recolour,
     sample_framings,
     similarity_about_centre,
@@ -100,7 +100,7 @@ def compute_mean_shape(shards: Sequence[FaceShards]) -> Tensor:
     """The symmetric (189,2) mean of all faces, its pupils placed as in the canonical portrait framing."""
     landmarks = torch.cat([shard.landmarks for shard in shards])
     mean = ((transform_points(landmarks, portrait_transform(landmarks, 256)) + 0.5) / 256).mean(0)
-    mirrored = mean[mirror_permutation(mean)] * mean.new_tensor([-1.0, 1.0]) + mean.new_tensor([1.0, 0.0])
+    mirrored = mirror_landmarks(mean, mean, 1.0)
     return (mean + mirrored) / 2
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,23 @@ class Face:
     box: tuple[float, float, float, float]
     landmarks: Tensor
     score: float
+
+    @classmethod
+    def from_landmarks(cls, landmarks: Tensor, score: float) -> Self:
+        """A face with the box that is around its landmarks."""
+        left, top, right, bottom = torch.cat([landmarks.amin(0), landmarks.amax(0)]).tolist()
+        return cls((left, top, right, bottom), landmarks.cpu(), score)
+
+    @property
+    def extent(self) -> float:
+        """The longer side of its box, pixels."""
+        left, top, right, bottom = self.box
+        return max(right - left, bottom - top)
+
+    def is_at(self, other: "Face") -> bool:
+        """Whether both are the same face of a picture: their centres lie within each other."""
+        apart = float((self.landmarks.mean(0) - other.landmarks.mean(0)).norm())
+        return apart <= _SAME_FACE_DISTANCE * max(self.extent, other.extent)
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ def find_faces(
     batch = batch.to(finder.regressor.mean_shape)
     look = _look_at_sizes if finder.point_detector is None else _look_with_points
     faces = _drop_duplicates(look(finder, batch, min_score))
-    return sorted(faces, key=_extent, reverse=True)[:max_faces]
+    return sorted(faces, key=lambda face: face.extent, reverse=True)[:max_faces]
 
 
 def find_face(image: Tensor, finder: FaceFinder | None = None, *, min_score: float = MIN_SCORE) -> Face:
@@ -266,27 +284,14 @@ def detect_poses(finder: FaceFinder, image: Tensor, size: int) -> tuple[Tensor, 
 
 def _describe(found: Landmarks, heat: Tensor, min_score: float) -> list[Face]:
     scores = (heat * found.presence).sqrt() / (1 + (found.error / _DOUBTFUL_ERROR) ** 2)
-    faces = []
-    for landmarks, score in zip(found.landmarks, scores.tolist(), strict=True):
-        left, top, right, bottom = torch.cat([landmarks.amin(0), landmarks.amax(0)]).tolist()
-        if score >= min_score:
-            faces.append(Face((left, top, right, bottom), landmarks.cpu(), score))
-    return faces
+    rows = zip(found.landmarks, scores.tolist(), strict=True)
+    return [Face.from_landmarks(landmarks, score) for landmarks, score in rows if score >= min_score]
 
 
 def _drop_duplicates(candidates: list[Face]) -> list[Face]:
     """Keep the best of the faces whose centres lie within each other."""
     kept: list[Face] = []
     for face in sorted(candidates, key=lambda face: face.score, reverse=True):
-        centre, extent = face.landmarks.mean(0), _extent(face)
-        if all(
-            float((centre - other.landmarks.mean(0)).norm()) > _SAME_FACE_DISTANCE * max(extent, _extent(other))
-            for other in kept
-        ):
+        if not any(face.is_at(other) for other in kept):
             kept.append(face)
     return kept
-
-
-def _extent(face: Face) -> float:
-    left, top, right, bottom = face.box
-    return max(right - left, bottom - top)

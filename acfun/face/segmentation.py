@@ -62,6 +62,25 @@ def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *,
     return torch.cat([face * skin, face * features, hair, body, background], 1).to(image)
 
 
+def segment_people(image: Tensor, people: Tensor, certainty: float = 1.0, *, gathers_hair: bool = False) -> Tensor:
+    """The `REGIONS` of a picture of several people; at each pixel they sum to one.
+
+    Arguments and results are those of `segment_regions`, but for `people`: landmarks (F,189,2), of which `certainty`
+    is said of the first.
+    """
+    regions = torch.cat(
+        [
+            segment_regions(image, face[None], 1.0 if index else certainty, gathers_hair=gathers_hair)
+            for index, face in enumerate(people)
+        ]
+    )
+    if len(people) == 1:
+        return regions
+    figures, background = regions[:, :-1].amax(0, keepdim=True), regions[:, -1:].amin(0, keepdim=True)
+    share = (1 - background) / figures.sum(1, keepdim=True).clamp(min=1e-6)
+    return torch.cat([share * figures, background], 1)
+
+
 def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float) -> Tensor:
     """Chances (1,4,h,w) of face, hair, body and background by place alone."""
     drawn = draw_regions(points, size)
