@@ -15,6 +15,7 @@ from acfun.portrait import Portrait, scale_points
 
 MARGIN = 3.0  # pixels around heads that are hidden with them: half a patch of the brushwork
 REACH = 1.0  # pupil distances around them, in which hair and skin are hidden too
+OPAQUE = 0.9  # from which share on nothing is seen of what is behind a portrait
 MIN_SEEN = 0.7  # of body and background, in what is neither
 _BODY, _BACKGROUND = REGIONS.index("body"), REGIONS.index("background")
 _HEAD = [REGIONS.index(name) for name in ("skin", "hair")]
@@ -35,9 +36,11 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     regions = segment_people(image, points, gathers_hair=True)
     body, background = regions[:, _BODY, None], regions[:, _BACKGROUND, None]
     unit = float((points[0, 1] - points[0, 0]).norm())
-    is_person = grow((body + background < MIN_SEEN).float(), MARGIN) * shown.round()
+    # Where a portrait runs out, the same hair must stand behind it.
+    covered = (shown > OPAQUE).float()
+    is_person, hidden = grow((body + background < MIN_SEEN).float(), MARGIN) * covered, hidden * covered
     known = 1 - torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
-    left = regions[:, _HEAD] * known * (1 - shown)
+    left = regions[:, _HEAD] * known * (1 - covered)
     left = left / left.sum(1, keepdim=True).clamp(min=1)
     is_scene = 1 - left.sum(1, keepdim=True)
     necks = torch.stack([draw_polygon(face[None, list(NECK_CONTOUR)], size) for face in points]).amax(0)[None]
