@@ -54,6 +54,20 @@ def test_hair_beyond_the_portraits_stays() -> None:
         assert (float(distance.mean()) < 0.2) == is_cut
 
 
+def test_hair_goes_on_behind_the_border_of_a_portrait() -> None:
+    face = place_mean_face(SIZE // 2)[None] + torch.tensor([SIZE / 4, SIZE / 3])
+    drawn = draw_regions(face, (SIZE, SIZE))
+    top = int((drawn[0, :4].sum(0).amax(1) > 0.5).nonzero()[0])
+    image = torch.einsum("brhw,rc->bchw", drawn, torch.tensor([COLOURS[name] for name in REGIONS]))
+    hair = (drawn[0, REGIONS.index("hair")] > 0.95) * (torch.arange(SIZE) < top + 6)[:, None] > 0
+    assert int(hair.sum()) > 20
+    # The portrait is half transparent down to six pixels below the hair's upper edge, and opaque from there on.
+    shown = torch.where(torch.arange(SIZE) < top + 8, 0.6, 1.0)[:, None].expand(1, 1, SIZE, SIZE)
+    scene = build_scene(image, face, torch.cat([shown * drawn[:, :4].sum(1, keepdim=True), shown], 1), (SIZE, SIZE))
+    assert float(scene.masks["hair"][hair].mean()) > 0.6
+    assert float((scene.image - torch.tensor(HAIR)[None, :, None, None]).norm(dim=1)[0, hair].mean()) < 0.3
+
+
 def test_necks_beyond_the_portraits_are_neither_ground_nor_clothes() -> None:
     face = place_mean_face(SIZE // 2)[None] + torch.tensor([SIZE / 4, SIZE / 6])
     drawn = draw_regions(face, (SIZE, SIZE))
