@@ -18,6 +18,7 @@ import torch
 
 from acfun.errors import DataError
 from acfun.face.finder import MIN_SCORE, Face, FaceFinder, find_faces, load_face_finder
+from acfun.face.painted import find_painted_faces
 from acfun.images import load_image, pil_to_tensor
 from acfun.synthetic.data import PUPILS
 from train import pretraining
@@ -88,7 +89,7 @@ def score_paintings(finder: FaceFinder, folder: Path) -> dict[str, tuple[list[fl
         own, others = [], []
         if name in FACES:
             x, y = FACES[name][0] * picture.width, FACES[name][1] * picture.height
-            faces = find_faces(pil_to_tensor(picture), finder, min_score=SMALLEST_SCORE)
+            faces = find_painted_faces(pil_to_tensor(picture), finder, min_score=SMALLEST_SCORE)
             there = [face for face in faces if face.box[0] < x < face.box[2] and face.box[1] < y < face.box[3]]
             own.append(_find_surest(there))
             others.append(_find_surest([face for face in faces if all(face is not other for other in there)]))
@@ -96,7 +97,7 @@ def score_paintings(finder: FaceFinder, folder: Path) -> dict[str, tuple[list[fl
             sides = (picture.width, picture.height, picture.width, picture.height)
             left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
             part = pil_to_tensor(picture.crop((left, top, right, bottom)))
-            others.append(_find_surest(find_faces(part, finder, min_score=SMALLEST_SCORE)))
+            others.append(_find_surest(find_painted_faces(part, finder, min_score=SMALLEST_SCORE)))
         scores[name] = own, others
     return scores
 

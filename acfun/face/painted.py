@@ -14,7 +14,7 @@ from acfun.face.finder import Face, FaceFinder, find_faces, load_face_finder
 from acfun.face.symmetry import mirror_landmarks
 from acfun.images import blur, compute_luma, resize
 
-MIN_SCORE = 0.1  # of a face as large as usual; smaller ones need more
+MIN_SCORE = 0.1
 USUAL_EXTENT = 0.4  # of a painted face, in shorter sides of the picture
 SIDE = 640  # of the shorter side, pixels, beyond which a picture is looked at smaller
 SOFTNESS = 2.0  # deviation of a blur, pixels, as those of the lines are
@@ -22,12 +22,15 @@ LINE_WIDTH, LINE_REACH, LINE_STRENGTH = 1.0, 2.5, 8.0
 _MIN_VIEW_SCORE = 0.03
 
 
-def find_painted_faces(picture: Tensor, finder: FaceFinder | None = None) -> list[Face]:
+def find_painted_faces(
+    picture: Tensor, finder: FaceFinder | None = None, *, min_score: float = MIN_SCORE
+) -> list[Face]:
     """Find the faces of a painting or drawing, the most certain and largest first.
 
     Args:
         picture: (1,3,H,W) in [-1,1].
         finder: the embedded one when None.
+        min_score: in [0,1], of a face as large as usual; smaller ones need more.
 
     Returns:
         Each with the mean of its scores in all views, and of its landmarks, by the squares of these scores.
@@ -46,7 +49,7 @@ def find_painted_faces(picture: Tensor, finder: FaceFinder | None = None) -> lis
     ratio, usual, faces = small.new_tensor([width / size[1], height / size[0]]).cpu(), USUAL_EXTENT * min(size), []
     for views in seen:
         face = _average(list(views.values()))
-        if face.score * min(1.0, face.extent / usual) >= MIN_SCORE:
+        if face.score * min(1.0, face.extent / usual) >= min_score:
             faces.append(Face.from_landmarks((face.landmarks + 0.5) * ratio - 0.5, face.score))
     return sorted(faces, key=lambda face: face.score * face.extent, reverse=True)
 

@@ -154,7 +154,7 @@ def test_a_painting_is_scored_by_its_own_face(tmp_path: Path, monkeypatch: pytes
         points = torch.zeros(189, 2)
         return [Face((0.0, 0.0, 5.0, 5.0), points, 0.9), Face((20.0, 30.0, 90.0, 130.0), points, 0.6)]
 
-    monkeypatch.setattr("train.evaluate_face_finder.find_faces", find)
+    monkeypatch.setattr("train.evaluate_face_finder.find_painted_faces", find)
     scores = score_paintings(build_finder(0.5), tmp_path)
     assert all(scores[name][0] == [0.6] and scores[name][1][0] == 0.9 for name in FACES)
     assert scores["starry_night"][0] == []
