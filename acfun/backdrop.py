@@ -10,6 +10,7 @@ from torch import Tensor
 from acfun.face.regions import REGIONS
 from acfun.images import blur, compute_luma, resize
 from acfun.masks import fill, grow, reach
+from acfun.palette import USUAL_DISTANCES, find_odd
 from acfun.portrait import Portrait
 from acfun.synthetic.data import PUPILS
 
@@ -20,9 +21,7 @@ WORN_MARGIN = 4.0  # pixels around what is worn
 # In pupil distances from a head: in this reach what is unusual is worn (hats, veils, locks); beyond the other nothing
 # is, and if so much of the ground lies there, it vouches for what is usual.
 WORN_REACH, SURE_REACH, MIN_SURE = 3.5, 2.0, 0.15
-# Colours are usual up to this far from their median, in [-1,1] or in median distances; in the ground around a head
-# that fills its picture, of which nothing vouches for anything, up to farther.
-USUAL_REACH, USUAL_DISTANCES, UNSURE_DISTANCES, NUM_USUAL_ROUNDS = 1.0, 2.0, 3.0, 3
+UNSURE_DISTANCES = 3.0  # up to which colours are usual around a head that fills its picture: nothing vouches for them
 CALM, BUSY = 0.04, 0.10  # deviation of luma in [-1,1], up to which a ground shows nothing, from which on it is kept
 NEIGHBOURHOOD = 0.04  # deviation of what it is measured in, in shorter sides of the photograph
 MIN_WEIGHT = 1e-3
@@ -54,27 +53,12 @@ def find_worn(painting: Portrait, ground: Tensor) -> Tensor:
     left, right = painting.landmarks[0, list(PUPILS)]
     unit = float((right - left).norm())
     head = 1 - painting.masks["background"] - painting.masks["body"]
-    is_ground, colours = ground > 0.5, painting.image[0].flatten(1).T
-    if not is_ground.any():
-        return torch.zeros_like(ground)
+    is_ground = ground > 0.5
     sure = is_ground & (reach(head[None, None], SURE_REACH * unit) < 0.5)
     is_sure = float(sure.sum()) >= MIN_SURE * float(is_ground.sum())
-    distances = USUAL_DISTANCES if is_sure else UNSURE_DISTANCES
-    middle, limit = find_usual(colours[is_ground.flatten()], distances)
-    is_odd = ((colours - middle).norm(dim=1) > limit).view(ground.shape)
+    is_odd = find_odd(painting.image, ground, USUAL_DISTANCES if is_sure else UNSURE_DISTANCES)
     worn: Tensor = is_odd & is_ground & (reach(head[None, None], WORN_REACH * unit) > 0.5)
     return worn.float()
-
-
-def find_usual(colours: Tensor, num_distances: float = USUAL_DISTANCES) -> tuple[Tensor, float]:
-    """What most of the colours (N,3) are like: a colour (3,), and how far from it they reach."""
-    middle, limit = colours.median(0).values, USUAL_REACH
-    for _ in range(NUM_USUAL_ROUNDS):
-        middle = colours.median(0).values
-        distances = (colours - middle).norm(dim=1)
-        limit = max(USUAL_REACH, num_distances * float(distances.median()))
-        colours = colours[distances <= limit]
-    return middle, limit
 
 
 def lay_backdrop(picture: Tensor, photo: Tensor, regions: Tensor, backdrop: Tensor, scale: float = 1.0) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acfun import losses
-from acfun.backdrop import build_backdrop, find_usual, lay_backdrop, measure_calm
+from acfun.backdrop import build_backdrop, lay_backdrop, measure_calm
 from acfun.base.vae_features import decode_latents, encode_features
 from acfun.brushwork import Brushwork
 from acfun.drawing import draw_lines, match_tones
@@ -18,6 +18,7 @@ from acfun.face.identity import FeatureStages, IdentityEncoder
 from acfun.face.regions import REGIONS, fold_regions
 from acfun.features import draw_features, draw_forms
 from acfun.images import compute_luma, resize
+from acfun.palette import find_usual
 from acfun.patches import AROUND_HEAD
 from acfun.portrait import Portrait, StyleImage
 
@@ -29,7 +30,6 @@ BLEND = 7  # pixels on either side of a region's edge where recoloured regions r
 # Mean luma in [-1,1] of skin and hair in photographs, the share of what a person departs from it by that is kept, and
 # of what the painted person departs from it by that is taken for his own, and not for the style's.
 AVERAGE_TONES, KEPT_TONE, SITTERS_TONE = {"skin": 0.13, "hair": -0.29}, 0.7, 0.3
-USUAL_REGIONS = ("hair", "background")  # of these what most is like counts: hair wears things, things stand in grounds
 MAX_HEAD_SCALE = 3.0  # a painted head that is enlarged by more has few strokes, and broad ones
 SCENE_REGIONS = (WHOLE, *AROUND_HEAD)  # taken from the whole painting rather than from around the painted face
 SHADED_REGIONS = (("skin", "eyes", "mouth"), ("hair",))
@@ -100,8 +100,8 @@ class Imagery:
         self.colours = {
             name: bank.unflatten(1, (3, -1))[:, :, bank.shape[1] // 6] for name, bank in self.patches[0].items()
         }
-        for name in self.colours.keys() & set(USUAL_REGIONS):
-            self.colours[name] = _select_usual(self.colours[name])
+        if "background" in self.colours:
+            self.colours["background"] = _select_usual(self.colours["background"])
         with torch.no_grad():
             features = encode_features(vae, self.style.painting.image)
             self.grams = tuple(losses.compute_gram(feature)[0] for feature in features)
@@ -300,7 +300,7 @@ class Imagery:
 
 
 def _select_usual(colours: Tensor) -> Tensor:
-    """Those of the colours (N,3) of a painted region that are not far from most: without caps, ribbons and laurel."""
+    """Those of the colours (N,3) of a painted ground that are not far from most: without the things in it."""
     middle, limit = find_usual(colours)
     return colours[(colours - middle).norm(dim=1) <= limit]
 

@@ -14,7 +14,7 @@ from acfun.images import compute_luma
 
 PATCH_SIZE = 7
 NUM_COLOUR_COMPONENTS, NUM_LUMA_COMPONENTS = 48, 16
-REGION_WEIGHT = 0.5  # of the regions that patches are of, beside their colours
+REGION_WEIGHT = 1.0  # of the regions that patches are of, beside their colours
 AROUND_HEAD = ("body", "background")  # regions taken from the whole painting, not only from around its face
 MIN_AROUND_HEAD = 0.9
 FEATURES = ("eyes", "mouth")  # of a face; nowhere else is anything painted with them

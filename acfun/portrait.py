@@ -15,7 +15,8 @@ from acfun.face.finder import FaceFinder, find_face, require_face
 from acfun.face.painted import find_painted_faces
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import segment_people
-from acfun.images import compute_luma, pack_image, resize, unpack_image
+from acfun.images import blur, compute_luma, pack_image, resize, unpack_image
+from acfun.palette import find_odd
 from acfun.synthetic.data import PUPILS
 from acfun.synthetic.renderers.shapes import mean_shape
 
@@ -25,6 +26,7 @@ MAX_ASPECT = 2
 # Painted faces score low where they are profiles: Dante's 0.22. Up to the first score landmarks say nothing for
 # certain, from the second on they are those of a face seen from the front, from the third on they are certain.
 UNSURE_SCORE, MIN_FRONTAL_SCORE, SURE_SCORE = 0.18, 0.43, 0.5
+HAT_BLUR = 1.0  # deviation of hats' edges, pixels
 MIN_OTHER_SCORE, MAX_OTHERS = 0.22, 8  # of further faces in a painting
 SMALLEST_WIDTH = 1e-4  # between pupils that were rounded to the same place, as a share of the picture
 # Deviation of colours across their main axis, as a share of that along it: up to 0.06 in drawings, 0.12 in paintings.
@@ -41,6 +43,7 @@ class Portrait:
         certainty: in [0,1], of the landmarks.
         given_regions: (1,6,H,W) in [0,1], its `REGIONS` where they are known; None: they are found.
         others: (F,189,2) pixels, landmarks of further faces, whose regions join those of the face.
+        is_painting: whether caps, ribbons and laurel count as clothes; in photographs they are put back with the hair.
     """
 
     image: Tensor
@@ -48,13 +51,15 @@ class Portrait:
     certainty: float = 1.0
     given_regions: Tensor | None = None
     others: Tensor | None = None
+    is_painting: bool = False
 
     @cached_property
     def regions(self) -> Tensor | None:
         """Soft masks (1,6,H,W) in [0,1] of its `REGIONS`; None without a face."""
         if self.given_regions is not None or self.landmarks is None:
             return self.given_regions
-        return segment_people(self.image, self.people, self.certainty)
+        regions = segment_people(self.image, self.people, self.certainty)
+        return _take_hats_off(self.image, regions) if self.is_painting else regions
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -155,6 +160,7 @@ class StyleImage:
                     None if landmarks is None else landmarks.float(),
                     certainty,
                     others=None if others is None else others.float(),
+                    is_painting=True,
                 )
             )
         return cls(parts[0], parts[1], score)
@@ -249,7 +255,17 @@ def _scale(portrait: Portrait, size: int) -> Portrait:
 
 def _round(portrait: Portrait, score: float) -> Portrait:
     image = ((portrait.image + 1) * 127.5).round() / 127.5 - 1
-    return _map(replace(portrait, image=image, certainty=_trust(score)), lambda points: points.half().float())
+    kept = replace(portrait, image=image, certainty=_trust(score), is_painting=True)
+    return _map(kept, lambda points: points.half().float())
+
+
+def _take_hats_off(image: Tensor, regions: Tensor) -> Tensor:
+    """Regions (1,6,H,W) in which what is in the hair, and has not the colours of most of it, is clothes."""
+    changed, hair, body = regions.clone(), REGIONS.index("hair"), REGIONS.index("body")
+    worn = regions[:, hair, None] * blur(find_odd(image, regions[:, hair, None]).to(image), HAT_BLUR)
+    changed[:, hair, None] -= worn
+    changed[:, body, None] += worn
+    return changed
 
 
 def _trust(score: float) -> float:

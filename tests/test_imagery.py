@@ -143,7 +143,7 @@ def test_a_dark_painted_person_makes_people_darker_but_not_as_dark() -> None:
 
 @pytest.mark.parametrize("region", ["hair", "background"])
 def test_things_in_painted_hair_and_ground_do_not_colour_them(region: str) -> None:
-    photo, style = make_portrait(2), make_portrait(1)
+    photo, style = make_portrait(2), replace(make_portrait(1), is_painting=True)
     assert style.regions is not None
     assert photo.regions is not None
     mask, photographed = (regions[:, REGIONS.index(region)] for regions in (style.regions, photo.regions))

@@ -14,6 +14,7 @@ FLOORS = {
     "acfun.config": 0,
     "acfun.config_fields": 0,
     "acfun.masks": 0,
+    "acfun.palette": 0,
     "acfun.images": 0,
     "acfun.paths": 0,
     "acfun.noise": 0,

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from acfun.backdrop import build_backdrop
 from acfun.face.finder import load_face_finder
+from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
-from acfun.portrait import StyleImage
+from acfun.portrait import Portrait, StyleImage, place_mean_face
 from tests.face.test_finder import needs_weights
 
-SIZE = 256
+SIZE, HAIR = 256, REGIONS.index("hair")
 
 
 def make_couple() -> Tensor:
@@ -51,3 +52,21 @@ def test_other_people_are_kept_with_the_style() -> None:
     assert smaller.others is not None and image.painting.others is not None
     torch.testing.assert_close(2 * (smaller.others + 0.5) - 0.5, image.painting.others)
     assert again.without_face().painting.others is None
+
+
+def test_what_a_painted_head_wears_is_clothes() -> None:
+    face = place_mean_face(SIZE)[None]
+    hair = draw_regions(face, (SIZE, SIZE))[:, HAIR, None]
+    image = torch.tensor([0.5, 0.2, 0.0])[None, :, None, None].expand(1, 3, SIZE, SIZE)
+    image = torch.lerp(image, torch.tensor([-0.6, -0.7, -0.8])[None, :, None, None].expand_as(image), hair)
+    ribbon = hair * (torch.arange(SIZE) % 32 < 6)[:, None]
+    image = torch.lerp(image, torch.tensor([0.9, -0.9, -0.8])[None, :, None, None].expand_as(image), ribbon)
+    bare, worn = (Portrait(image, face, is_painting=is_painting) for is_painting in (False, True))
+    assert bare.regions is not None and worn.regions is not None
+    torch.testing.assert_close(worn.regions.sum(1), bare.regions.sum(1))
+    inside = (ribbon > 0.9) & (bare.regions[:, HAIR, None] > 0.9)
+    assert int(inside.sum()) > 100
+    assert float(worn.regions[:, HAIR, None][inside].mean()) < 0.5
+    assert float(worn.regions[:, REGIONS.index("body"), None][inside].mean()) > 0.5
+    left = (ribbon == 0) & (hair > 0.9) & (bare.regions[:, HAIR, None] > 0.9)
+    assert float(worn.regions[:, HAIR, None][left].mean()) > 0.8
