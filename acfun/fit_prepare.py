@@ -18,7 +18,7 @@ from acfun.fit_data import FitData, encode_style_crops
 from acfun.guidance import paint_pairs
 from acfun.imagery import Imagery
 from acfun.images import load_image, pil_to_tensor
-from acfun.portrait import STYLE_SIDE, Portrait, StyleImage, find_head, find_head_or_assume
+from acfun.portrait import Portrait, StyleImage, find_head, find_head_or_assume
 from acfun.sampling import denoise, select_timesteps
 
 SAMPLED_FACE_PROMPTS = (
@@ -84,7 +84,7 @@ def prepare_style(config: FitConfig, base: Base) -> StyleImage:
 
 
 def _describe_style(painting: Tensor, base: Base, finder: FaceFinder | None) -> StyleImage:
-    return StyleImage.from_picture(painting, max(STYLE_SIDE, base.resolution), finder)
+    return StyleImage.for_base(painting, base.resolution, finder)
 
 
 def _read_picture(path: str, base: Base) -> Tensor:

@@ -17,7 +17,7 @@ from acfun.cfun import CFunOptions
 from acfun.cfun.sites import find_layers
 from acfun.errors import StyleFileError
 from acfun.face.finder import FaceFinder
-from acfun.portrait import STYLE_SIDE, StyleImage
+from acfun.portrait import StyleImage
 from acfun.style import Style
 from acfun.style_file import is_style
 from acfun.style_model import build_style_model
@@ -94,7 +94,7 @@ def import_lora(
     )
     try:
         model.load_style_tensors(tensors)
-        image = None if picture is None else StyleImage.from_picture(picture, max(STYLE_SIDE, base.resolution), finder)
+        image = None if picture is None else StyleImage.for_base(picture, base.resolution, finder)
         config = {
             "imported_from": path.name,
             "left_out": len(left_out),

@@ -16,7 +16,15 @@ from acfun.face.align import feather_mask, invert_transform, paste_back, portrai
 from acfun.face.finder import Face, FaceFinder, explain_no_face, find_faces
 from acfun.face.segmentation import segment_regions
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
-from acfun.portrait import STYLE_SIDE, Portrait, cut_head, place_mean_face, scale_points
+from acfun.portrait import (
+    MAX_STYLE_SIDE,
+    STYLE_SIDE,
+    Portrait,
+    cut_head,
+    measure_frame,
+    place_mean_face,
+    scale_points,
+)
 from acfun.proportions import measure_departure, take_on
 from acfun.scene import build_scene
 from acfun.style import Style
@@ -24,6 +32,7 @@ from acfun.style import Style
 SHAPE_SCALE = 0.75
 HEAD_REGIONS = ("skin", "eyes", "mouth", "hair")  # of a painted portrait, what is put back into the photograph
 HEAD_BLUR = 0.01  # of their outline, deviation in portraits
+MAX_ENLARGEMENT = 4
 MAX_SCENE_SIDE = 2  # longer side of a painted scene, in units of the base's resolution
 
 
@@ -31,8 +40,8 @@ class Sampling(TypedDict, total=False):
     """Arguments of `FaceStylizationPipeline.__call__` for a photograph; its defaults hold for what is left out.
 
     `shape_scale` alone is not the pipeline's: the share of the painted face's proportions that faces take on before
-    they are painted, `SHAPE_SCALE` when it is left out. `enlargement` is 2, when it is left out,
-    where style images are that much larger than what the base paints.
+    they are painted, `SHAPE_SCALE` when it is left out. `enlargement`, when it is left out, follows the size of a face
+    in the photograph, within what style images keep.
     """
 
     shape_scale: float
@@ -92,13 +101,14 @@ def cut_portraits(image: Image.Image, faces: Sequence[Face], size: int) -> list[
     photo = pil_to_tensor(image)
     if not faces:
         return [CutPortrait(resize(photo, size), place_mean_face(size)[None], None)]
-    portraits = []
-    for face in faces:
-        landmarks = face.landmarks.to(photo)[None]
-        head = cut_head(photo, landmarks, size)
-        assert head.landmarks is not None
-        portraits.append(CutPortrait(head.image, head.landmarks, portrait_transform(landmarks, size)))
-    return portraits
+    return [_cut_portrait(photo, face, size) for face in faces]
+
+
+def _cut_portrait(photo: Tensor, face: Face, size: int) -> CutPortrait:
+    landmarks = face.landmarks.to(photo)[None]
+    head = cut_head(photo, landmarks, size)
+    assert head.landmarks is not None
+    return CutPortrait(head.image, head.landmarks, portrait_transform(landmarks, size))
 
 
 def shape_faces(
@@ -161,7 +171,7 @@ def stylize_photo(
         A picture of the photograph's size.
     """
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
-    photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, _choose_side(pipe, sampling))
+    photo, portraits = pil_to_tensor(image), _cut_to_paint(pipe, image, faces, sampling)
     if not faces:
         return tensor_to_pil(resize(paint_portrait(pipe, portraits[0], **sampling), (image.height, image.width)))
     seen = [look_at(portrait, pipe.base.resolution) for portrait in portraits]
@@ -193,6 +203,7 @@ def paint_scene(pipe: Any, photo: Tensor, faces: Sequence[Face], heads: Tensor, 
     landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
     scene = build_scene(photo, landmarks, heads, (small[0], small[1]))
     sampling["num_guide_steps"] = 0
+    sampling["enlargement"] = _choose_enlargement(pipe, min(height, width), sampling)
     painted = _paint(pipe, scene, height=small[0], width=small[1], **sampling)
     return resize(painted, (height, width))
 
@@ -205,7 +216,7 @@ def stylize_portraits(
 ) -> list[Image.Image]:
     """As `stylize_photo`, but the painted portraits alone: squares of the base's resolution, enlarged, one a face."""
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
-    portraits = cut_portraits(image, faces, _choose_side(pipe, sampling))
+    portraits = _cut_to_paint(pipe, image, faces, sampling)
     painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
     return [tensor_to_pil(picture) for picture in painted]
 
@@ -242,20 +253,31 @@ def place_heads(portraits: Sequence[CutPortrait], outlines: Sequence[Tensor], si
     return heads
 
 
-def _choose_side(pipe: Any, sampling: Mapping[str, Any]) -> int:
-    """Of the painted portraits, pixels."""
-    side: int = pipe.base.resolution * _choose_enlargement(pipe, sampling)
-    return side
+def _cut_to_paint(
+    pipe: Any, image: Image.Image, faces: Sequence[Face], sampling: Mapping[str, Any]
+) -> list[CutPortrait]:
+    """As `cut_portraits`, each as large as it is to be painted."""
+
+    def choose_size(side: float) -> int:
+        size: int = pipe.base.resolution * _choose_enlargement(pipe, side, sampling)
+        return size
+
+    if not faces:
+        return cut_portraits(image, faces, choose_size(min(image.size)))
+    photo = pil_to_tensor(image)
+    return [_cut_portrait(photo, face, choose_size(measure_frame(face.landmarks))) for face in faces]
 
 
-def _choose_enlargement(pipe: Any, sampling: Mapping[str, Any]) -> int:
-    chosen: int = sampling.get("enlargement", 2 if 2 * pipe.base.resolution <= STYLE_SIDE else 1)
+def _choose_enlargement(pipe: Any, side: float, sampling: Mapping[str, Any]) -> int:
+    """How many times larger than what is sampled something is painted that has a shorter side of so many pixels."""
+    wanted = round(min(max(side, STYLE_SIDE), MAX_STYLE_SIDE) / pipe.base.resolution)
+    chosen: int = sampling.get("enlargement", min(max(wanted, 1), MAX_ENLARGEMENT))
     return chosen
 
 
 def _paint(pipe: Any, face: Portrait, **sampling: Any) -> Tensor:
     """A picture, which may be larger than its landmarks say, and of the face in it what is known."""
-    sampling["enlargement"] = _choose_enlargement(pipe, sampling)
+    sampling.setdefault("enlargement", face.image.shape[-1] // pipe.base.resolution)
     known = {"face_landmarks": face.landmarks, "face_regions": face.given_regions}
     images: Tensor = pipe(face=face.image, output_type="pt", **known, **sampling).images
     return images.float().cpu() * 2 - 1

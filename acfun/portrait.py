@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import portrait_crop, portrait_transform, transform_points
+from acfun.face.align import INTER_PUPIL_FRACTION, portrait_crop, portrait_transform, transform_points
 from acfun.face.finder import FaceFinder, find_face, require_face
 from acfun.face.painted import find_painted_faces
 from acfun.face.regions import REGIONS
@@ -20,7 +20,8 @@ from acfun.palette import find_odd
 from acfun.synthetic.data import PUPILS
 from acfun.synthetic.renderers.shapes import mean_shape
 
-STYLE_SIDE = 512  # of the style images that styles keep, shorter side in pixels, where the base's is not more
+# Shorter sides of the style images that styles keep, pixels: as much as there is, at least and at most, or the base's.
+STYLE_SIDE, MAX_STYLE_SIDE = 512, 1024
 SIDE_STEP = 32
 MAX_ASPECT = 2
 # Painted faces score low where they are profiles: Dante's 0.22. Up to the first score landmarks say nothing for
@@ -83,7 +84,7 @@ class StyleImage:
 
     Attributes:
         head: its face in canonical framing, (1,3,S,S), or its middle square where no face was found.
-        painting: the whole picture, its shorter side S pixels, with the same face's landmarks.
+        painting: the whole picture, with the same face's landmarks; its shorter side may be another than S.
         score: in [0,1], how sure it is that the face is one; 0 where none was found.
     """
 
@@ -92,17 +93,28 @@ class StyleImage:
     score: float = 0.0
 
     @classmethod
-    def from_picture(cls, picture: Tensor, size: int, finder: FaceFinder | None) -> Self:
+    def for_base(cls, picture: Tensor, resolution: int, finder: FaceFinder | None) -> Self:
+        """The style image of styles on a base of that resolution, pixels; otherwise as `from_picture`."""
+        return cls.from_picture(picture, max(STYLE_SIDE, resolution), finder, max(MAX_STYLE_SIDE, resolution))
+
+    @classmethod
+    def from_picture(cls, picture: Tensor, size: int, finder: FaceFinder | None, max_size: int | None = None) -> Self:
         """Look for the face in a picture (1,3,H,W), which needs none, and place it; without a finder nobody looks.
 
-        Colours are rounded to 8 bits and landmarks to what float16 holds, so that a style file keeps them exactly.
+        Shorter sides are `size` pixels, or as many as there are in the picture, up to `max_size`. Colours are rounded
+        to 8 bits and landmarks to what float16 holds, so that a style file keeps them exactly.
         """
         faces = [] if finder is None else find_painted_faces(picture, finder)
+
+        def limit(side: float) -> int:
+            return round(max(size, min(side, max_size or size)))
+
+        side = limit(min(picture.shape[-2:]))
         if not faces:
-            return cls(_round(cut_middle(picture, size), 0.0), _round(_shrink(picture, None, size), 0.0))
+            return cls(_round(cut_middle(picture, side), 0.0), _round(_shrink(picture, None, side), 0.0))
         sure = [face for face in faces[1:] if face.score >= MIN_OTHER_SCORE][:MAX_OTHERS]
         people = torch.stack([face.landmarks for face in (faces[0], *sure)]).to(picture)
-        head, painting = cut_head(picture, people, size), _shrink(picture, people, size)
+        head, painting = cut_head(picture, people, limit(measure_frame(people[0]))), _shrink(picture, people, side)
         score = float(np.float16(faces[0].score))
         return cls(_round(head, score), _round(painting, score), score)
 
@@ -188,6 +200,12 @@ def cut_head(picture: Tensor, people: Tensor, size: int) -> Portrait:
     """Cut a picture (1,3,H,W) with landmarks (F,189,2) to the canonical framing of the first face."""
     image, transform = portrait_crop(picture, people[:1], size)
     return Portrait(image.clamp(-1, 1), None).with_people(transform_points(people, transform))
+
+
+def measure_frame(landmarks: Tensor) -> float:
+    """The side of the canonical framing of a face with landmarks (189,2), pixels."""
+    pupils = landmarks[list(PUPILS)]
+    return float((pupils[1] - pupils[0]).norm()) / INTER_PUPIL_FRACTION
 
 
 def cut_middle(picture: Tensor, size: int) -> Portrait:

@@ -106,7 +106,7 @@ class FaceStylization(StyledPipeline):
             height: of the result, pixels, a multiple of `vae_scale_factor`; faces are stretched to height and width.
             width: likewise. When both are None the shorter side is the base's resolution, the shape the first face's.
             enlargement: ≥ 1; the result is this many times as high and wide. The strokes that go over a painted face
-                are cut that much larger from the style image, which has such detail up to `STYLE_SIDE` pixels, and its
+                are cut that much larger from the style image, which is up to `MAX_STYLE_SIDE` pixels large, and its
                 features are drawn as finely as the face shows them, which may be larger than height and width.
             num_images_per_prompt: images for each prompt.
             eta: 0 is DDIM, 1 as random as DDPM.

@@ -14,6 +14,7 @@ from acfun.face.align import transform_points
 from acfun.face.finder import Face, FaceFinder
 from acfun.images import pil_to_tensor, tensor_to_pil
 from acfun.photo import (
+    MAX_ENLARGEMENT,
     build_sheet,
     choose_faces,
     cut_portraits,
@@ -52,6 +53,13 @@ def place_face(left: float, top: float, size: float) -> Face:
 
 def sampling(**options: Any) -> Any:
     return {"generator": torch.Generator().manual_seed(0), "num_inference_steps": STEPS, **options}
+
+
+@pytest.fixture(autouse=True)
+def keep_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let paintings be twice as large as what is sampled, whatever is painted."""
+    for name in ("STYLE_SIDE", "MAX_STYLE_SIDE"):
+        monkeypatch.setattr(f"acfun.photo.{name}", 2 * RESOLUTION)
 
 
 def test_a_whole_picture_keeps_its_size(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
@@ -122,6 +130,20 @@ def test_the_order_of_the_faces_is_that_of_the_portraits(pipe: FaceStylizationPi
     assert plain[0].size == (RESOLUTION, RESOLUTION)
     assert both[0].tobytes() == first[0].tobytes()
     assert both[0].tobytes() != both[1].tobytes()
+
+
+def test_large_faces_are_painted_larger(
+    pipe: FaceStylizationPipeline, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once as large as they are at least, twice as large as what is sampled at most."""
+    monkeypatch.setattr("acfun.photo.STYLE_SIDE", RESOLUTION)
+    faces = [place_face(10, 20, side) for side in (20, 1.3 * RESOLUTION, 1.9 * RESOLUTION, 90)]
+    widths = [picture.width for picture in stylize_portraits(pipe, photo, faces, **sampling())]
+    assert widths == [RESOLUTION, RESOLUTION, 2 * RESOLUTION, 2 * RESOLUTION]
+    monkeypatch.setattr("acfun.photo.MAX_STYLE_SIDE", 100 * RESOLUTION)
+    recorder = Recorder(pipe)
+    stylize_photo(recorder, photo.resize((50, 30)), [place_face(0, 0, 300)], **sampling())
+    assert [call["enlargement"] for call in recorder.calls] == [1, MAX_ENLARGEMENT]
 
 
 def test_the_extent_says_what_is_painted(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:

@@ -1,5 +1,6 @@
 """Style images: the face that a style comes from, and the other people in its picture."""
 
+import pytest
 import torch
 from skimage import data as skimage_data
 from torch import Tensor
@@ -8,7 +9,7 @@ from acfun.backdrop import build_backdrop
 from acfun.face.finder import load_face_finder
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
-from acfun.portrait import Portrait, StyleImage, place_mean_face
+from acfun.portrait import Portrait, StyleImage, measure_frame, place_mean_face
 from tests.face.test_finder import needs_weights
 
 SIZE, HAIR = 256, REGIONS.index("hair")
@@ -70,3 +71,22 @@ def test_what_a_painted_head_wears_is_clothes() -> None:
     assert float(worn.regions[:, REGIONS.index("body"), None][inside].mean()) > 0.5
     left = (ribbon == 0) & (hair > 0.9) & (bare.regions[:, HAIR, None] > 0.9)
     assert float(worn.regions[:, HAIR, None][left].mean()) > 0.8
+
+
+def test_style_images_keep_what_a_painting_has_within_limits() -> None:
+    sides = {}
+    for side in (100, 700, 3000):
+        image = StyleImage.for_base(torch.zeros(1, 3, side, side + 40), 256, None)
+        sides[side] = min(image.painting.image.shape[-2:]), image.head.image.shape[-1]
+    assert sides == {100: (512, 512), 700: (704, 700), 3000: (1024, 1024)}
+    small = StyleImage.from_picture(torch.zeros(1, 3, 700, 740), 256, None)
+    assert small.painting.image.shape[-2] == small.head.image.shape[-1] == 256
+
+
+@needs_weights
+def test_heads_are_kept_as_large_as_they_are_painted() -> None:
+    large = resize(make_couple(), (1536, 2472))
+    head = StyleImage.for_base(large, 256, load_face_finder()).head
+    assert head.landmarks is not None
+    assert 512 < head.image.shape[-1] < 1024
+    assert measure_frame(head.landmarks[0]) == pytest.approx(head.image.shape[-1], rel=1e-3)

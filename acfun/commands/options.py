@@ -190,7 +190,7 @@ Enlargement = Annotated[
         min=1,
         max=4,
         show_default=False,
-        help="How many times larger than what is sampled the painting is; 2 with mini when left out.",
+        help="How many times larger than what is sampled the painting is; when left out as large as faces, up to 4.",
         rich_help_panel="Sampling",
     ),
 ]
