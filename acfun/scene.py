@@ -39,7 +39,7 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     # Where a portrait runs out, the same hair must stand behind it.
     covered = (shown > OPAQUE).float()
     is_person, hidden = grow((body + background < MIN_SEEN).float(), MARGIN) * covered, hidden * covered
-    known = 1 - torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
+    known = 1 - covered * torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
     left = regions[:, _HEAD] * known * (1 - covered)
     left = left / left.sum(1, keepdim=True).clamp(min=1)
     is_scene = 1 - left.sum(1, keepdim=True)
@@ -48,4 +48,5 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     masks = torch.zeros_like(regions)
     masks[:, _HEAD] = left
     masks[:, [_BODY, _BACKGROUND]] = is_scene * torch.cat([body, 1 - body], 1)
-    return Portrait(fill(image, known), points[:1], given_regions=masks)
+    filled = fill(image, known * (1 - left.sum(1, keepdim=True)))
+    return Portrait(torch.lerp(filled, image, known), points[:1], given_regions=masks)
