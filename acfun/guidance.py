@@ -34,7 +34,7 @@ class Sitting:
         times: how many pictures of each are painted, in a row.
         freedom: > 0; how far the style's own strokes go against light and shade of the photographs, and how strongly
             sampling is guided to its colours.
-        identity_scale: ≥ 0; how strongly it is guided to the people, and their features are drawn.
+        identity_scale: ≥ 0; how strongly it is guided to the people, and features and forms are drawn.
         backdrop_scale: ≥ 0; how much may be seen in a ground that the painting's own takes the place of.
     """
 

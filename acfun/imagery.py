@@ -20,7 +20,7 @@ from acfun.features import draw_features, draw_forms
 from acfun.images import compute_luma, resize
 from acfun.palette import find_usual
 from acfun.patches import AROUND_HEAD
-from acfun.portrait import Portrait, StyleImage
+from acfun.portrait import STYLE_SIDE, Portrait, StyleImage
 
 WHOLE = "whole"
 NUM_SCALES = 3
@@ -89,12 +89,11 @@ class Imagery:
         encoder: IdentityEncoder,
         identity_encoder: nn.Module | None = None,
     ) -> None:
-        self.is_drawing = style.is_drawing
-        self.backdrop = build_backdrop(style.shrink(size).painting, is_drawing=self.is_drawing)
-        is_whole = self.is_drawing or style.head_scale > MAX_HEAD_SCALE
-        style = style.without_face() if is_whole else style
+        self.style, self.is_drawing = style.shrink(size), style.shrink(STYLE_SIDE).is_drawing
+        self.backdrop = build_backdrop(self.style.painting, is_drawing=self.is_drawing)
+        if self.is_drawing or style.head_scale > MAX_HEAD_SCALE:
+            style, self.style = style.without_face(), self.style.without_face()
         self.vae, self.encoder, self.stages = vae, identity_encoder or encoder, FeatureStages(encoder)
-        self.style = style.shrink(size)
         self.patches, self.brushwork = build_patch_bank(self.style), Brushwork(self.style, style)
         # Of the pixel in the middle of each patch.
         self.colours = {
@@ -163,7 +162,7 @@ class Imagery:
             face: `describe` of it.
             freedom: as for `sketch`.
             enlargement: k.
-            identity_scale: ≥ 0; how much of the features' light and shade is the photograph's.
+            identity_scale: ≥ 0; how much of the light and shade of features and forms is the photograph's.
             backdrop_scale: as for `sketch`.
         """
         regions = face.regions[None]

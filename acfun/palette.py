@@ -4,18 +4,22 @@ import torch
 from torch import Tensor
 
 # Colours are usual up to this far from their median, in [-1,1] or in median distances.
-USUAL_REACH, USUAL_DISTANCES, NUM_ROUNDS = 1.0, 2.0, 3
+USUAL_REACH, USUAL_DISTANCES, NUM_ROUNDS = 1.0, 2.0, 2
 
 
 def find_usual(colours: Tensor, num_distances: float = USUAL_DISTANCES) -> tuple[Tensor, float]:
-    """What most of the colours (N,3) are like: a colour (3,), and how far from it they reach."""
-    middle, limit = colours.median(0).values, USUAL_REACH
+    """What most of the colours (N,3), N ≥ 1, are like: a colour (3,), and how far from it they reach."""
     for _ in range(NUM_ROUNDS):
-        middle = colours.median(0).values
-        distances = (colours - middle).norm(dim=1)
-        limit = max(USUAL_REACH, num_distances * float(distances.median()))
+        middle, limit, distances = _measure(colours, num_distances)
         colours = colours[distances <= limit]
+    middle, limit, _ = _measure(colours, num_distances)
     return middle, limit
+
+
+def _measure(colours: Tensor, num_distances: float) -> tuple[Tensor, float, Tensor]:
+    middle = colours.median(0).values
+    distances = (colours - middle).norm(dim=1)
+    return middle, max(USUAL_REACH, num_distances * float(distances.median())), distances
 
 
 def find_odd(image: Tensor, part: Tensor, num_distances: float = USUAL_DISTANCES) -> Tensor:

@@ -40,8 +40,9 @@ class Sampling(TypedDict, total=False):
     """Arguments of `FaceStylizationPipeline.__call__` for a photograph; its defaults hold for what is left out.
 
     `shape_scale` alone is not the pipeline's: the share of the painted face's proportions that faces take on before
-    they are painted, `SHAPE_SCALE` when it is left out. `enlargement`, when it is left out, follows the size of a face
-    in the photograph, within what style images keep.
+    they are painted, `SHAPE_SCALE` when it is left out. `enlargement`, when it is left out, makes paintings as large as
+    a face's portrait, or a scene's shorter side, is in the photograph, but `STYLE_SIDE` pixels at least and
+    `MAX_STYLE_SIDE` at most, and up to four times what the base paints. A smaller style image is enlarged for it.
     """
 
     shape_scale: float
@@ -158,7 +159,7 @@ def stylize_photo(
     paints_scene: bool = True,
     **sampling: Unpack[Sampling],
 ) -> Image.Image:
-    """Paint a photograph: the scene without heads coarsely, each head at the base's resolution on top.
+    """Paint a photograph: the scene without heads coarsely, each head by itself on top.
 
     Args:
         pipe: a `FaceStylizationPipeline` with a style in it.
@@ -214,7 +215,7 @@ def stylize_portraits(
     faces: Sequence[Face],
     **sampling: Unpack[Sampling],
 ) -> list[Image.Image]:
-    """As `stylize_photo`, but the painted portraits alone: squares of the base's resolution, enlarged, one a face."""
+    """As `stylize_photo`, but the painted portraits alone: squares, one a face, each as large as it is painted."""
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     portraits = _cut_to_paint(pipe, image, faces, sampling)
     painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
@@ -222,7 +223,10 @@ def stylize_portraits(
 
 
 def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
-    """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], k the enlargement, on the CPU."""
+    """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], on the CPU.
+
+    S is the base's resolution, and k the enlargement, or when that is left out as much as the portrait is larger.
+    """
     return _paint(pipe, replace(look_at(portrait, pipe.base.resolution), image=portrait.image), **sampling)
 
 
@@ -277,7 +281,7 @@ def _choose_enlargement(pipe: Any, side: float, sampling: Mapping[str, Any]) -> 
 
 def _paint(pipe: Any, face: Portrait, **sampling: Any) -> Tensor:
     """A picture, which may be larger than its landmarks say, and of the face in it what is known."""
-    sampling.setdefault("enlargement", face.image.shape[-1] // pipe.base.resolution)
+    sampling.setdefault("enlargement", max(1, round(face.image.shape[-1] / pipe.base.resolution)))
     known = {"face_landmarks": face.landmarks, "face_regions": face.given_regions}
     images: Tensor = pipe(face=face.image, output_type="pt", **known, **sampling).images
     return images.float().cpu() * 2 - 1

@@ -28,7 +28,8 @@ MAX_ASPECT = 2
 # certain, from the second on they are those of a face seen from the front, from the third on they are certain.
 UNSURE_SCORE, MIN_FRONTAL_SCORE, SURE_SCORE = 0.18, 0.43, 0.5
 HAT_BLUR = 1.0  # deviation of hats' edges, pixels
-MIN_OTHER_SCORE, MAX_OTHERS = 0.22, 8  # of further faces in a painting
+NEAR_FRAME = 1.5  # sides of a portrait from its middle, beyond which nobody else reaches into it
+MIN_OTHER_SCORE, MAX_OTHERS = 0.35, 8  # of further faces in a painting, as photographs ask for
 SMALLEST_WIDTH = 1e-4  # between pupils that were rounded to the same place, as a share of the picture
 # Deviation of colours across their main axis, as a share of that along it: up to 0.06 in drawings, 0.12 in paintings.
 MAX_DRAWN_SPREAD = 0.09
@@ -101,13 +102,13 @@ class StyleImage:
     def from_picture(cls, picture: Tensor, size: int, finder: FaceFinder | None, max_size: int | None = None) -> Self:
         """Look for the face in a picture (1,3,H,W), which needs none, and place it; without a finder nobody looks.
 
-        Shorter sides are `size` pixels, or as many as there are in the picture, up to `max_size`. Colours are rounded
-        to 8 bits and landmarks to what float16 holds, so that a style file keeps them exactly.
+        Shorter sides are `size` pixels, or about as many as there are in the picture, up to `max_size`. Colours are
+        rounded to 8 bits and landmarks to what float16 holds, so that a style file keeps them exactly.
         """
         faces = [] if finder is None else find_painted_faces(picture, finder)
 
         def limit(side: float) -> int:
-            return round(max(size, min(side, max_size or size)))
+            return max(size, SIDE_STEP * int(min(side, max_size or size) // SIDE_STEP))
 
         side = limit(min(picture.shape[-2:]))
         if not faces:
@@ -199,7 +200,10 @@ class StyleImage:
 def cut_head(picture: Tensor, people: Tensor, size: int) -> Portrait:
     """Cut a picture (1,3,H,W) with landmarks (F,189,2) to the canonical framing of the first face."""
     image, transform = portrait_crop(picture, people[:1], size)
-    return Portrait(image.clamp(-1, 1), None).with_people(transform_points(people, transform))
+    placed = transform_points(people, transform)
+    is_near = (placed.mean(1) - size / 2).abs().amax(1) < NEAR_FRAME * size
+    is_near[0] = True
+    return Portrait(image.clamp(-1, 1), None).with_people(placed[is_near])
 
 
 def measure_frame(landmarks: Tensor) -> float:

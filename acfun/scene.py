@@ -28,7 +28,7 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
         photo: (1,3,H,W) in [-1,1].
         landmarks: (F,189,2) pixels, of its faces, the largest first.
         heads: (1,2,H,W) in [0,1], what is to be hidden, and where the portraits are that show it. Hair and necks that
-            reach beyond them stay.
+            reach to where portraits run out, or beyond, stay.
         size: (height, width) of the scene.
     """
     image, (hidden, shown) = resize(photo, size), F.interpolate(heads, size, mode="area").split(1, 1)
@@ -41,7 +41,6 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     is_person, hidden = grow((body + background < MIN_SEEN).float(), MARGIN) * covered, hidden * covered
     known = 1 - covered * torch.maximum(grow(hidden, MARGIN), grow(hidden, REACH * unit) * is_person).round()
     left = regions[:, _HEAD] * known * (1 - covered)
-    left = left / left.sum(1, keepdim=True).clamp(min=1)
     is_scene = 1 - left.sum(1, keepdim=True)
     necks = torch.stack([draw_polygon(face[None, list(NECK_CONTOUR)], size) for face in points]).amax(0)[None]
     body = torch.maximum(fill(body / (body + background).clamp(min=MIN_SEEN), known), (1 - known) * necks)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from acfun.style import Style
 
 # What says where a fit reads, writes and computes, not what comes out of it; the pictures count by content.
+FIT_REVISION = 1  # raised whenever the same fit learns or keeps something else than before, within a version
 _WHERE_FIELDS = select_fields("painting", "photos", "base", "device", "memory", "run")
 
 
@@ -38,7 +39,8 @@ def compute_style_key(config: FitConfig, *, style: bytes, faces: bytes, base_fin
     options = {name: value for name, value in asdict(config).items() if name not in _WHERE_FIELDS}
     options |= {name: compute_fingerprint(options[name]) for name in select_fields("face_model")}
     options |= {f"mini/{name}": compute_fingerprint(mini_dir() / name) for name in ("face_finder", "identity_encoder")}
-    digest = hashlib.sha256(json.dumps([__version__, base_fingerprint, options], sort_keys=True).encode())
+    decided = [__version__, FIT_REVISION, base_fingerprint, options]
+    digest = hashlib.sha256(json.dumps(decided, sort_keys=True).encode())
     for content in (style, faces):
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()

@@ -95,7 +95,7 @@ class FaceStylization(StyledPipeline):
             imagery_scale: ≥ 0; how far the style image's own strokes go against the face's light and shade: the face is
                 laid out in them before it is painted and gone over with them afterwards. 0 paints without them, guide
                 and backdrop. Only with a face, and a style that keeps its style image.
-            identity_scale: ≥ 0; how far features are drawn as they are, and how strongly it is guided to the person.
+            identity_scale: ≥ 0; how far features, folds and things are drawn as they are; guides to the person likewise.
             backdrop_scale: ≥ 0; how much there may be to see in a ground that the style image's own takes the place of.
             num_guide_steps: moves of the guide after sampling, which brings the person back; 0 leaves it out.
             structure_scale: ≥ 0; multiplies style_scale in the UNet's decoder, which carries shapes.
@@ -106,7 +106,7 @@ class FaceStylization(StyledPipeline):
             height: of the result, pixels, a multiple of `vae_scale_factor`; faces are stretched to height and width.
             width: likewise. When both are None the shorter side is the base's resolution, the shape the first face's.
             enlargement: ≥ 1; the result is this many times as high and wide. The strokes that go over a painted face
-                are cut that much larger from the style image, which is up to `MAX_STYLE_SIDE` pixels large, and its
+                are cut that much larger from the style image, whose shorter side has up to `MAX_STYLE_SIDE` pixels, its
                 features are drawn as finely as the face shows them, which may be larger than height and width.
             num_images_per_prompt: images for each prompt.
             eta: 0 is DDIM, 1 as random as DDPM.

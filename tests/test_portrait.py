@@ -9,7 +9,7 @@ from acfun.backdrop import build_backdrop
 from acfun.face.finder import load_face_finder
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.images import resize
-from acfun.portrait import Portrait, StyleImage, measure_frame, place_mean_face
+from acfun.portrait import Portrait, StyleImage, cut_head, measure_frame, place_mean_face
 from tests.face.test_finder import needs_weights
 
 SIZE, HAIR = 256, REGIONS.index("hair")
@@ -46,9 +46,9 @@ def test_other_people_are_kept_with_the_style() -> None:
     image = StyleImage.from_picture(make_couple(), SIZE, load_face_finder())
     again = StyleImage.from_tensors(image.to_tensors())
     assert again is not None
-    for part, kept in ((image.head, again.head), (image.painting, again.painting)):
-        assert part.others is not None and kept.others is not None
-        torch.testing.assert_close(kept.others, part.others, rtol=0, atol=0)
+    assert image.painting.others is not None and again.painting.others is not None
+    torch.testing.assert_close(again.painting.others, image.painting.others, rtol=0, atol=0)
+    assert again.head.others is None  # she stands too far away
     smaller = again.shrink(SIZE // 2).painting
     assert smaller.others is not None and image.painting.others is not None
     torch.testing.assert_close(2 * (smaller.others + 0.5) - 0.5, image.painting.others)
@@ -78,9 +78,17 @@ def test_style_images_keep_what_a_painting_has_within_limits() -> None:
     for side in (100, 700, 3000):
         image = StyleImage.for_base(torch.zeros(1, 3, side, side + 40), 256, None)
         sides[side] = min(image.painting.image.shape[-2:]), image.head.image.shape[-1]
-    assert sides == {100: (512, 512), 700: (704, 700), 3000: (1024, 1024)}
+    assert sides == {100: (512, 512), 700: (672, 672), 3000: (1024, 1024)}
     small = StyleImage.from_picture(torch.zeros(1, 3, 700, 740), 256, None)
     assert small.painting.image.shape[-2] == small.head.image.shape[-1] == 256
+
+
+def test_people_beside_a_head_are_known_and_those_far_away_are_not() -> None:
+    face = place_mean_face(SIZE)
+    people = torch.stack([face, face + torch.tensor([SIZE, 0.0]), face - torch.tensor([0.0, 3.0 * SIZE])])
+    head = cut_head(torch.zeros(1, 3, SIZE, SIZE), people, SIZE // 2)
+    assert head.others is not None and len(head.others) == 1
+    torch.testing.assert_close(2 * (head.others[0] + 0.5) - 0.5, people[1], atol=0.1, rtol=0)
 
 
 @needs_weights

@@ -61,7 +61,7 @@ def test_hair_goes_on_behind_the_border_of_a_portrait() -> None:
     image = torch.einsum("brhw,rc->bchw", drawn, torch.tensor([COLOURS[name] for name in REGIONS]))
     hair = (drawn[0, REGIONS.index("hair")] > 0.95) * (torch.arange(SIZE) < top + 6)[:, None] > 0
     assert int(hair.sum()) > 20
-    # The portrait is half transparent down to six pixels below the hair's upper edge, and opaque from there on.
+    # The portrait is half transparent down to eight pixels below the hair's upper edge, and opaque from there on.
     shown = torch.where(torch.arange(SIZE) < top + 8, 0.6, 1.0)[:, None].expand(1, 1, SIZE, SIZE)
     scene = build_scene(image, face, torch.cat([shown * drawn[:, :4].sum(1, keepdim=True), shown], 1), (SIZE, SIZE))
     assert float(scene.masks["hair"][hair].mean()) > 0.6

@@ -148,7 +148,13 @@ ImageryScale = Annotated[
 ]
 IdentityScale = Annotated[
     float | None,
-    typer.Option(min=0, max=10, show_default="1.0", help="How closely it is the person.", rich_help_panel="Sampling"),
+    typer.Option(
+        min=0,
+        max=10,
+        show_default="1.0",
+        help="How closely it is the person, folds and things around too.",
+        rich_help_panel="Sampling",
+    ),
 ]
 BackdropScale = Annotated[
     float | None,
@@ -190,7 +196,7 @@ Enlargement = Annotated[
         min=1,
         max=4,
         show_default=False,
-        help="How many times larger than what is sampled the painting is; when left out as large as faces, up to 4.",
+        help="How many times larger than what is sampled the painting is; when left out 512 to 1,024 px, as faces are.",
         rich_help_panel="Sampling",
     ),
 ]

@@ -22,7 +22,7 @@ FACES_LINE = 'pip install "acfun-stylization[faces]"'
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 CUDA_REMEDY = "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu; or choose the device cpu"
-# Callers ask for more; painted faces score low.
+# Photographs ask for more; painted faces score low, and what is fainter in one of their views counts as unseen there.
 MIN_DETECTION_SCORE = 0.2
 
 

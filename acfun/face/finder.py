@@ -230,7 +230,8 @@ def _look_at_sizes(finder: FaceFinder, image: Tensor, min_score: float) -> list[
         if len(poses):
             found = regress_landmarks(finder, image, poses)
             candidates += _describe(found, heat, min_score)
-        if candidates and size >= DETECTION_SIZES[1]:
+        # What is faint at a coarse size does not spare looking closer.
+        if size >= DETECTION_SIZES[1] and any(face.score >= max(min_score, MIN_SCORE) for face in candidates):
             break
     return candidates
 

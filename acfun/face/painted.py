@@ -17,8 +17,7 @@ from acfun.images import blur, compute_luma, resize
 MIN_SCORE = 0.1
 USUAL_EXTENT = 0.4  # of a painted face, in shorter sides of the picture
 SIDE = 640  # of the shorter side, pixels, beyond which a picture is looked at smaller
-SOFTNESS = 2.0  # deviation of a blur, pixels, as those of the lines are
-LINE_WIDTH, LINE_REACH, LINE_STRENGTH = 1.0, 2.5, 8.0
+SOFTNESS, LINE_WIDTH, LINE_REACH, LINE_STRENGTH = 2.0, 1.0, 2.5, 8.0  # the first three are deviations of blurs, pixels
 _MIN_VIEW_SCORE = 0.03
 
 
@@ -30,10 +29,15 @@ def find_painted_faces(
     Args:
         picture: (1,3,H,W) in [-1,1].
         finder: the embedded one when None.
-        min_score: in [0,1], of a face as large as usual; smaller ones need more.
+        min_score: in [0,1], of a face whose longer side is `USUAL_EXTENT` of the picture's shorter one, or more; a
+            smaller one needs as many times more as it is smaller.
 
     Returns:
-        Each with the mean of its scores in all views, and of its landmarks, by the squares of these scores.
+        Each with the mean of its scores in all views, and of its landmarks, by the squares of these scores. Bars on
+        the scores were set with the embedded detector; another one sees less in lines, and its scores are lower.
+
+    Raises:
+        BaseNotFoundError: the installation has no finder.
     """
     finder = finder or load_face_finder()
     height, width = picture.shape[-2:]

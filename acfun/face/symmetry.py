@@ -9,7 +9,8 @@ from torch import Tensor
 def mirror_permutation(mean_shape: Tensor) -> Tensor:
     """The landmark that each of the (189,2) mean shape's becomes in a mirror, (189,) indices; an involution.
 
-    Mirrors the shape and assigns points one to one, so that the sum of distances is smallest both ways.
+    Mirrors the shape, which is on the CPU, and assigns points one to one, so that the sum of distances is smallest
+    both ways.
 
     Raises:
         ValueError: the shape is too far from symmetric.
@@ -24,6 +25,10 @@ def mirror_permutation(mean_shape: Tensor) -> Tensor:
 
 
 def mirror_landmarks(landmarks: Tensor, mean_shape: Tensor, right: float) -> Tensor:
-    """Landmarks (…,189,2) as they are in a mirror, by the (189,2) mean shape; `right` is where x = 0 comes to lie."""
+    """Landmarks (…,189,2) as they are in a mirror, by the (189,2) mean shape; `right` is where x = 0 comes to lie.
+
+    Raises:
+        ValueError: as `mirror_permutation`.
+    """
     flipped: Tensor = landmarks[..., mirror_permutation(mean_shape), :] * landmarks.new_tensor([-1.0, 1.0])
     return flipped + landmarks.new_tensor([right, 0.0])

@@ -23,7 +23,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, sees: dict[str, float]) -> None:
         landmarks = STANDING.clone()
         if name == "mirrored":
             # What stands on the left is found on the right; the mean face is as good as its own mirror image.
-            landmarks = place_mean_face(100) + torch.tensor([SIZE - 1.0 - 99 - 30, 50.0])
+            landmarks = place_mean_face(100) + torch.tensor([view.shape[-1] - 1.0 - 99 - 30, 50.0])
         return [Face.from_landmarks(landmarks, sees[name])] if name in sees else []
 
     monkeypatch.setattr("acfun.face.painted.find_faces", look)
@@ -59,6 +59,7 @@ def test_small_faces_must_be_seen_more_surely(monkeypatch: pytest.MonkeyPatch) -
     assert len(find_painted_faces(wide)) == 1
     large = torch.nn.functional.pad(wide, (0, 4 * SIZE, 0, 0), mode="replicate")
     assert find_painted_faces(large) == []
+    assert len(find_painted_faces(large, min_score=MIN_SCORE / 3)) == 1
 
 
 @needs_weights
@@ -81,6 +82,21 @@ def test_a_texture_is_no_face() -> None:
     gravel = resize(pixels.expand(1, 3, -1, -1), SIDE)
     assert find_faces(gravel, min_score=0.22)
     assert find_painted_faces(gravel) == []
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["gravel", "grass"])
+def test_a_small_face_is_found_beside_what_is_faintly_like_one(name: str) -> None:
+    pixels = torch.from_numpy(getattr(skimage_data, name)()).float() / 127.5 - 1
+    ground = resize(pixels.expand(1, 3, -1, -1), (640, 1280)).clone()
+    face = find_face(astronaut()[None])
+    left, top, right, bottom = (round(side) for side in face.box)
+    scale = 140 / face.extent
+    size = (round((bottom - top) * scale), round((right - left) * scale))
+    ground[..., 300 : 300 + size[0], 700 : 700 + size[1]] = resize(astronaut()[None, :, top:bottom, left:right], size)
+    found = find_painted_faces(ground)
+    assert found and found[0].score > 0.5
+    assert 700 < float(found[0].landmarks[:, 0].mean()) < 700 + size[1]
 
 
 def test_dark_lines_are_dark_and_nothing_else_is() -> None:
