@@ -95,7 +95,7 @@ class FaceStylization(StyledPipeline):
             imagery_scale: ≥ 0; how far the style image's own strokes go against the face's light and shade: the face is
                 laid out in them before it is painted and gone over with them afterwards. 0 paints without them, guide
                 and backdrop. Only with a face, and a style that keeps its style image.
-            identity_scale: ≥ 0; how far features, folds and things are drawn as they are; guides to the person likewise.
+            identity_scale: ≥ 0; how far features, folds and things are drawn as they are, how strongly the guide moves.
             backdrop_scale: ≥ 0; how much there may be to see in a ground that the style image's own takes the place of.
             num_guide_steps: moves of the guide after sampling, which brings the person back; 0 leaves it out.
             structure_scale: ≥ 0; multiplies style_scale in the UNet's decoder, which carries shapes.
