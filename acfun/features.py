@@ -65,13 +65,16 @@ def draw_features(
     return (drawn + hue).clamp(-1, 1)
 
 
-def draw_forms(painting: Tensor, recoloured: Tensor, regions: Tensor, ground: Tensor, scale: float = 1.0) -> Tensor:
+def draw_forms(
+    painting: Tensor, photo: Tensor, recoloured: Tensor, regions: Tensor, ground: Tensor, scale: float = 1.0
+) -> Tensor:
     """Draw bodies, and what stands beside them, over the painting: folds, collars, things.
 
     Strokes stay: what is fine in the photograph is added to them.
 
     Args:
         painting: (1,3,kH,kW) in [-1,1].
+        photo: (1,3,·,·) in [-1,1], what was painted; forms are as fine as it shows them.
         recoloured: (1,3,H,W) in [-1,1], the photograph in the style's colours.
         regions: (1,6,H,W) in [0,1], masks of its `REGIONS`.
         ground: (1,1,H,W) in [0,1], how much of the photograph's own ground is to be seen.
@@ -80,11 +83,15 @@ def draw_forms(painting: Tensor, recoloured: Tensor, regions: Tensor, ground: Te
     Returns:
         (1,3,kH,kW) in [-1,1].
     """
-    size = (painting.shape[-2], painting.shape[-1])
+    size, small = (painting.shape[-2], painting.shape[-1]), resize(photo, (regions.shape[-2], regions.shape[-1]))
     masks = dict(zip(REGIONS, regions.split(1, 1), strict=True))
     masks["background"] = masks["background"] * ground
-    share = F.interpolate(sum(part * masks[name] for name, part in FORM_SHARES.items()), size, mode="bilinear")
+    share = sum(part * masks[name] for name, part in FORM_SHARES.items())
+    contrast = (_measure_spread(recoloured, share) / _measure_spread(small, share)).clamp(max=MAX_CONTRAST)
+    # What only the larger photograph shows.
+    detail = contrast * compute_luma(resize(photo, size) - resize(small, size))[:, None]
     luma, wanted = (compute_luma(image)[:, None] for image in (painting, resize(recoloured, size)))
+    share, wanted = F.interpolate(share, size, mode="bilinear"), wanted + detail
     broad, wanted_broad = (blur(part, FORM_REACH * min(size)) for part in (luma, wanted))
     fine_share, broad_share = ((scale * part * share).clamp(max=1) for part in (FINE_FORM_SHARE, BROAD_FORM_SHARE))
     drawn = broad_share * (wanted_broad - broad) + fine_share * (wanted - wanted_broad)

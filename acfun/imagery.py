@@ -171,7 +171,7 @@ class Imagery:
         recoloured, scale = self.recolour(small, [face]), identity_scale / freedom
         ground = regions[:, REGIONS.index("background"), None]
         shown = 1 - measure_calm(small, ground, backdrop_scale * float(self.backdrop is not None))
-        formed = draw_forms(painted, recoloured, regions, shown, scale)
+        formed = draw_forms(painted, photo, recoloured, regions, shown, scale)
         drawn = draw_features(formed, photo, recoloured, regions, face.landmarks, scale)
         if not self.is_drawing:
             return drawn

@@ -202,9 +202,9 @@ def paint_scene(pipe: Any, photo: Tensor, faces: Sequence[Face], heads: Tensor, 
     scale = min(resolution / min(height, width), MAX_SCENE_SIDE * resolution / max(height, width))
     small = [step * max(1, round(side * scale / step)) for side in (height, width)]
     landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
-    scene = build_scene(photo, landmarks, heads, (small[0], small[1]))
     sampling["num_guide_steps"] = 0
     sampling["enlargement"] = _choose_enlargement(pipe, min(height, width), sampling)
+    scene = build_scene(photo, landmarks, heads, (small[0], small[1]), sampling["enlargement"])
     painted = _paint(pipe, scene, height=small[0], width=small[1], **sampling)
     return resize(painted, (height, width))
 

@@ -21,7 +21,9 @@ _BODY, _BACKGROUND = REGIONS.index("body"), REGIONS.index("background")
 _HEAD = [REGIONS.index(name) for name in ("skin", "hair")]
 
 
-def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int, int]) -> Portrait:
+def build_scene(
+    photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int, int], enlargement: int = 1
+) -> Portrait:
     """A photograph whose heads are filled from around them, with regions of bodies, background, hair and necks left.
 
     Args:
@@ -29,7 +31,8 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
         landmarks: (F,189,2) pixels, of its faces, the largest first.
         heads: (1,2,H,W) in [0,1], what is to be hidden, and where the portraits are that show it. Hair and necks that
             reach to where portraits run out, or beyond, stay.
-        size: (height, width) of the scene.
+        size: (height, width) of the scene's regions.
+        enlargement: the picture is this many times as large.
     """
     image, (hidden, shown) = resize(photo, size), F.interpolate(heads, size, mode="area").split(1, 1)
     points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
@@ -47,5 +50,7 @@ def build_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int
     masks = torch.zeros_like(regions)
     masks[:, _HEAD] = left
     masks[:, [_BODY, _BACKGROUND]] = is_scene * torch.cat([body, 1 - body], 1)
-    filled = fill(image, known * (1 - left.sum(1, keepdim=True)))
-    return Portrait(torch.lerp(filled, image, known), points[:1], given_regions=masks)
+    large = (enlargement * size[0], enlargement * size[1])
+    known, left = (F.interpolate(mask, large, mode="bilinear") for mask in (known, left.sum(1, keepdim=True)))
+    image = resize(photo, large)
+    return Portrait(torch.lerp(fill(image, known * (1 - left)), image, known), points[:1], given_regions=masks)

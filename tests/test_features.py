@@ -87,27 +87,38 @@ def test_forms_are_the_photographs_over_strokes_that_stay() -> None:
     """What is fine is added, what is broad goes part of the way; faces and hair are left alone."""
     ripples = 0.3 * torch.sin(torch.arange(SIZE) * 2.5).expand(1, 3, SIZE, SIZE)
     painting, body = make_texture(2) * 0.5 + HUE, find_inside("body")
-    drawn = draw_forms(painting, 0.2 + ripples, MASKS, torch.ones(1, 1, SIZE, SIZE))
+    drawn = draw_forms(painting, 0.2 + ripples, 0.2 + ripples, MASKS, torch.ones(1, 1, SIZE, SIZE))
     added = (drawn - painting)[0, :, body]
     torch.testing.assert_close(added[0], added[2])  # hues are the painting's
     wanted = ripples[0, 0, body]
     slope = float((added[0] * wanted).mean() / wanted.square().mean())
     assert FINE_FORM_SHARE * 0.8 < slope < FINE_FORM_SHARE * 1.05
-    flat = draw_forms(torch.zeros_like(painting), torch.full_like(painting, 0.2), MASKS, torch.ones(1, 1, SIZE, SIZE))
+    grey = torch.full_like(painting, 0.2)
+    flat = draw_forms(torch.zeros_like(painting), grey, grey, MASKS, torch.ones(1, 1, SIZE, SIZE))
     torch.testing.assert_close(flat[0, 0][body], torch.full_like(added[0], BROAD_FORM_SHARE * 0.2))
     for name in ("skin", "hair"):
         torch.testing.assert_close(drawn[0, :, find_inside(name)], painting[0, :, find_inside(name)])
 
 
 def test_forms_are_drawn_on_the_ground_as_far_as_it_is_shown() -> None:
-    painting, ground = torch.zeros(1, 3, 2 * SIZE, 2 * SIZE), find_inside("background")
-    drawn = [
-        draw_forms(painting, make_texture(1), MASKS, torch.full((1, 1, SIZE, SIZE), shown)) for shown in (0, 0.5, 1)
-    ]
+    painting, photo, ground = torch.zeros(1, 3, 2 * SIZE, 2 * SIZE), make_texture(1), find_inside("background")
+    drawn = [draw_forms(painting, photo, photo, MASKS, torch.full((1, 1, SIZE, SIZE), shown)) for shown in (0, 0.5, 1)]
     inside = F.interpolate(ground[None, None].float(), 2 * SIZE)[0, 0] == 1
     strengths = [float(picture[0, 0][inside].std()) for picture in drawn]
     assert strengths[0] == 0 < strengths[1]
     assert strengths[2] == pytest.approx(2 * strengths[1], rel=1e-3)
-    torch.testing.assert_close(
-        draw_forms(painting, make_texture(1), MASKS, torch.ones(1, 1, SIZE, SIZE), 0.0), painting
-    )
+    torch.testing.assert_close(draw_forms(painting, photo, photo, MASKS, torch.ones(1, 1, SIZE, SIZE), 0.0), painting)
+
+
+def test_forms_are_as_fine_as_the_photograph_shows_them() -> None:
+    size, body = 2 * SIZE, F.interpolate(find_inside("body")[None, None].float(), 2 * SIZE)[0, 0] == 1
+    fine = 0.3 * (-1.0) ** torch.arange(size).expand(1, 3, size, size)
+    grey = 0.4 * make_texture(1)
+    photo = resize(grey, (size, size)) + fine
+    drawn = [
+        draw_forms(torch.zeros(1, 3, size, size), picture, grey, MASKS, torch.ones(1, 1, SIZE, SIZE))
+        for picture in (photo, grey)
+    ]
+    added = (drawn[0] - drawn[1])[0, 0][body]
+    slope = float((added * fine[0, 0][body]).mean() / fine[0, 0][body].square().mean())
+    assert slope == pytest.approx(FINE_FORM_SHARE, rel=0.25)

@@ -1,6 +1,7 @@
 """Scenes: heads are gone, what stands around them goes on behind them, and bodies are told from the ground."""
 
 import torch
+from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS, draw_regions
 from acfun.portrait import place_mean_face
@@ -82,3 +83,19 @@ def test_necks_beyond_the_portraits_are_neither_ground_nor_clothes() -> None:
     neck = (drawn[0, 0] > 0.95) * (torch.arange(SIZE) > lowest - 8)[:, None] > 0
     assert int(neck.sum()) > 20
     assert float(scene.masks["skin"][neck].mean()) > 0.6
+
+
+def test_a_scene_may_be_finer_than_its_regions() -> None:
+    face = place_mean_face(SIZE // 2)[None] + torch.tensor([SIZE / 4, SIZE / 3])
+    drawn = draw_regions(face, (SIZE, SIZE))
+    image = torch.einsum("brhw,rc->bchw", drawn, torch.tensor([COLOURS[name] for name in REGIONS]))
+    stripes = 0.1 * (-1.0) ** torch.arange(2 * SIZE)
+    photo = F.interpolate(image, scale_factor=2) + stripes
+    heads = torch.cat([drawn[:, :4].sum(1, keepdim=True), torch.ones_like(drawn[:, :1])], 1)
+    heads = F.interpolate(heads, scale_factor=2)
+    scene = build_scene(photo, 2 * (face + 0.5) - 0.5, heads, (SIZE, SIZE), 2)
+    assert scene.image.shape == (1, 3, 2 * SIZE, 2 * SIZE)
+    assert scene.regions is not None and scene.regions.shape == (1, len(REGIONS), SIZE, SIZE)
+    torch.testing.assert_close(scene.image[..., :20, :], photo[..., :20, :], atol=0.02, rtol=0)
+    row, column = (2 * round(float(place)) for place in face[0].mean(0).flip(0))
+    assert float((scene.image[0, :, row, column] - torch.tensor(SKIN)).norm()) > 0.4
