@@ -41,8 +41,9 @@ class Sampling(TypedDict, total=False):
 
     `shape_scale` alone is not the pipeline's: the share of the painted face's proportions that faces take on before
     they are painted, `SHAPE_SCALE` when it is left out. `enlargement`, when it is left out, makes paintings as large as
-    a face's portrait, or a scene's shorter side, is in the photograph, but `STYLE_SIDE` pixels at least and
-    `MAX_STYLE_SIDE` at most, and up to four times what the base paints. A smaller style image is enlarged for it.
+    a face's portrait, or a scene's shorter side, is in the photograph: up to four times what the base paints and
+    `MAX_STYLE_SIDE` pixels, and twice at least where that is no more than `STYLE_SIDE`. A smaller style image is
+    enlarged for it.
     """
 
     shape_scale: float
@@ -274,8 +275,9 @@ def _cut_to_paint(
 
 def _choose_enlargement(pipe: Any, side: float, sampling: Mapping[str, Any]) -> int:
     """How many times larger than what is sampled something is painted that has a shorter side of so many pixels."""
-    wanted = round(min(max(side, STYLE_SIDE), MAX_STYLE_SIDE) / pipe.base.resolution)
-    chosen: int = sampling.get("enlargement", min(max(wanted, 1), MAX_ENLARGEMENT))
+    resolution = pipe.base.resolution
+    least, wanted = 2 if 2 * resolution <= STYLE_SIDE else 1, round(min(side, MAX_STYLE_SIDE) / resolution)
+    chosen: int = sampling.get("enlargement", min(max(wanted, least), MAX_ENLARGEMENT))
     return chosen
 
 

@@ -13,7 +13,6 @@ from acfun.config import dump_toml
 from acfun.export import export_style
 from acfun.images import load_image, read_pixels
 from acfun.paths import CACHE_DIR_VARIABLE
-from acfun.photo import MAX_ENLARGEMENT
 from acfun.style import Style
 from acfun.style_file import to_json
 from tests.cli.tools import check_explained, draw, fit, needs_weights, run, run_well
@@ -149,7 +148,7 @@ def test_apply_writes_portraits(folder: Path, style: Path, tmp_path: Path) -> No
     run_well(
         "apply", style, folder / "photo.png", "-o", tmp_path, "--faces", "whole", "--paint", "portraits", "--steps", 3
     )
-    assert load_image(tmp_path / "photo.png").size == (MAX_ENLARGEMENT * RESOLUTION, MAX_ENLARGEMENT * RESOLUTION)
+    assert load_image(tmp_path / "photo.png").size == (2 * RESOLUTION, 2 * RESOLUTION)
 
 
 def test_generate_numbers_several_pictures(style: Path, tmp_path: Path) -> None:
