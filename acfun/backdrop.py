@@ -7,12 +7,12 @@ painting's mood is in its sky.
 import torch
 from torch import Tensor
 
+from acfun.face.align import measure_pupil_distance
 from acfun.face.regions import REGIONS
 from acfun.images import blur, compute_luma, resize
 from acfun.masks import fill, grow, reach
 from acfun.palette import USUAL_DISTANCES, find_odd
 from acfun.portrait import Portrait
-from acfun.synthetic.data import PUPILS
 
 SURE_GROUND = 0.9  # share of the ground in what is surely of it
 MIN_GROUND = 0.02  # share of the painting from which on it has one to show
@@ -50,8 +50,7 @@ def build_backdrop(painting: Portrait, *, is_drawing: bool = False) -> Tensor | 
 def find_worn(painting: Portrait, ground: Tensor) -> Tensor:
     """Hats, veils and locks (1,1,h,w) that count as ground (1,1,h,w), by their colours: of 0 and 1."""
     assert painting.landmarks is not None
-    left, right = painting.landmarks[0, list(PUPILS)]
-    unit = float((right - left).norm())
+    unit = float(measure_pupil_distance(painting.landmarks[0]))
     head = 1 - painting.masks["background"] - painting.masks["body"]
     is_ground = ground > 0.5
     sure = is_ground & (reach(head[None, None], SURE_REACH * unit) < 0.5)

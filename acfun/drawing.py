@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acfun.face.align import measure_pupil_distance
 from acfun.face.regions import REGIONS
 from acfun.features import FACE
 from acfun.images import blur, compute_luma, resize
@@ -32,7 +33,7 @@ def draw_lines(drawing: Tensor, photo: Tensor, regions: Tensor, landmarks: Tenso
         (1,3,kH,kW) in [-1,1].
     """
     size = (drawing.shape[-2], drawing.shape[-1])
-    unit = max(1.0, float((landmarks[1] - landmarks[0]).norm())) * size[0] / regions.shape[-2]
+    unit = max(1.0, float(measure_pupil_distance(landmarks))) * size[0] / regions.shape[-2]
     face = blur(regions[:, [REGIONS.index(name) for name in FACE]].sum(1, keepdim=True), _EDGE)
     luma = compute_luma(resize(photo, size))[:, None]
     lines = (blur(luma, LINE_WIDTH * unit) - blur(luma, LINE_REACH * unit)).clamp(max=0)

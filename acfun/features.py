@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acfun.face.align import measure_pupil_distance
 from acfun.face.regions import REGIONS
 from acfun.images import blur, compute_luma, resize
 from acfun.masks import grow
@@ -42,7 +43,7 @@ def draw_features(
     Returns:
         (1,3,kH,kW) in [-1,1].
     """
-    size, unit = (painting.shape[-2], painting.shape[-1]), max(1.0, float((landmarks[1] - landmarks[0]).norm()))
+    size, unit = (painting.shape[-2], painting.shape[-1]), max(1.0, float(measure_pupil_distance(landmarks)))
     masks = dict(zip(REGIONS, regions.split(1, 1), strict=True))
     face, mouth = torch.stack([masks[name] for name in FACE]).sum(0), grow(masks["mouth"], MARGIN * unit)
     small = resize(photo, (regions.shape[-2], regions.shape[-1]))

@@ -1,7 +1,8 @@
 """From a photograph to its stylized copy: choose faces, cut portraits, paint each, paste it back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from acfun.config import Extent, FaceChoice
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import feather_mask, invert_transform, paste_back, portrait_transform, warp
+from acfun.face.align import feather_mask, invert_transform, paste_back, portrait_transform, scale_points, warp
 from acfun.face.finder import Face, FaceFinder, explain_no_face, find_faces
 from acfun.face.segmentation import segment_regions
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
@@ -23,7 +24,6 @@ from acfun.portrait import (
     cut_head,
     measure_frame,
     place_mean_face,
-    scale_points,
 )
 from acfun.proportions import measure_departure, take_on
 from acfun.scene import build_scene
@@ -98,19 +98,25 @@ def choose_faces(image: Image.Image, choice: FaceChoice, finder: FaceFinder | No
     return faces[:1] if choice == "largest" else faces
 
 
-def cut_portraits(image: Image.Image, faces: Sequence[Face], size: int) -> list[CutPortrait]:
-    """Cut every face to the canonical framing of `size` pixels; without faces the whole picture is one portrait."""
-    photo = pil_to_tensor(image)
+def cut_portraits(image: Image.Image, faces: Sequence[Face], size: int | Callable[[float], int]) -> list[CutPortrait]:
+    """Cut every face to the canonical framing; without faces the whole picture is one portrait.
+
+    Args:
+        image: the photograph.
+        faces: in it.
+        size: of the portraits, pixels; or what gives it for the side that one has in the photograph.
+    """
+    choose = size if callable(size) else lambda side: size
+    photo, portraits = pil_to_tensor(image), []
     if not faces:
-        return [CutPortrait(resize(photo, size), place_mean_face(size)[None], None)]
-    return [_cut_portrait(photo, face, size) for face in faces]
-
-
-def _cut_portrait(photo: Tensor, face: Face, size: int) -> CutPortrait:
-    landmarks = face.landmarks.to(photo)[None]
-    head = cut_head(photo, landmarks, size)
-    assert head.landmarks is not None
-    return CutPortrait(head.image, head.landmarks, portrait_transform(landmarks, size))
+        side = choose(min(image.size))
+        return [CutPortrait(resize(photo, side), place_mean_face(side)[None], None)]
+    for face in faces:
+        landmarks, side = face.landmarks.to(photo)[None], choose(measure_frame(face.landmarks))
+        head = cut_head(photo, landmarks, side)
+        assert head.landmarks is not None
+        portraits.append(CutPortrait(head.image, head.landmarks, portrait_transform(landmarks, side)))
+    return portraits
 
 
 def shape_faces(
@@ -173,7 +179,7 @@ def stylize_photo(
         A picture of the photograph's size.
     """
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
-    photo, portraits = pil_to_tensor(image), _cut_to_paint(pipe, image, faces, sampling)
+    photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, partial(_choose_size, pipe, sampling))
     if not faces:
         return tensor_to_pil(resize(paint_portrait(pipe, portraits[0], **sampling), (image.height, image.width)))
     seen = [look_at(portrait, pipe.base.resolution) for portrait in portraits]
@@ -204,7 +210,7 @@ def paint_scene(pipe: Any, photo: Tensor, faces: Sequence[Face], heads: Tensor, 
     small = [step * max(1, round(side * scale / step)) for side in (height, width)]
     landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
     sampling["num_guide_steps"] = 0
-    sampling["enlargement"] = _choose_enlargement(pipe, min(height, width), sampling)
+    sampling["enlargement"] = _choose_enlargement(pipe, sampling, min(height, width))
     scene = build_scene(photo, landmarks, heads, (small[0], small[1]), sampling["enlargement"])
     painted = _paint(pipe, scene, height=small[0], width=small[1], **sampling)
     return resize(painted, (height, width))
@@ -218,7 +224,7 @@ def stylize_portraits(
 ) -> list[Image.Image]:
     """As `stylize_photo`, but the painted portraits alone: squares, one a face, each as large as it is painted."""
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
-    portraits = _cut_to_paint(pipe, image, faces, sampling)
+    portraits = cut_portraits(image, faces, partial(_choose_size, pipe, sampling))
     painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
     return [tensor_to_pil(picture) for picture in painted]
 
@@ -258,27 +264,18 @@ def place_heads(portraits: Sequence[CutPortrait], outlines: Sequence[Tensor], si
     return heads
 
 
-def _cut_to_paint(
-    pipe: Any, image: Image.Image, faces: Sequence[Face], sampling: Mapping[str, Any]
-) -> list[CutPortrait]:
-    """As `cut_portraits`, each as large as it is to be painted."""
-
-    def choose_size(side: float) -> int:
-        size: int = pipe.base.resolution * _choose_enlargement(pipe, side, sampling)
-        return size
-
-    if not faces:
-        return cut_portraits(image, faces, choose_size(min(image.size)))
-    photo = pil_to_tensor(image)
-    return [_cut_portrait(photo, face, choose_size(measure_frame(face.landmarks))) for face in faces]
-
-
-def _choose_enlargement(pipe: Any, side: float, sampling: Mapping[str, Any]) -> int:
+def _choose_enlargement(pipe: Any, sampling: Mapping[str, Any], side: float) -> int:
     """How many times larger than what is sampled something is painted that has a shorter side of so many pixels."""
     resolution = pipe.base.resolution
     least, wanted = 2 if 2 * resolution <= STYLE_SIDE else 1, round(min(side, MAX_STYLE_SIDE) / resolution)
     chosen: int = sampling.get("enlargement", min(max(wanted, least), MAX_ENLARGEMENT))
     return chosen
+
+
+def _choose_size(pipe: Any, sampling: Mapping[str, Any], side: float) -> int:
+    """Of a painted portrait, pixels, by the side that it has in the photograph."""
+    size: int = pipe.base.resolution * _choose_enlargement(pipe, sampling, side)
+    return size
 
 
 def _paint(pipe: Any, face: Portrait, **sampling: Any) -> Tensor:

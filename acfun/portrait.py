@@ -10,14 +10,20 @@ import torch
 from torch import Tensor
 
 from acfun.errors import NoFaceFoundError
-from acfun.face.align import INTER_PUPIL_FRACTION, portrait_crop, portrait_transform, transform_points
+from acfun.face.align import (
+    INTER_PUPIL_FRACTION,
+    measure_pupil_distance,
+    portrait_crop,
+    portrait_transform,
+    scale_points,
+    transform_points,
+)
 from acfun.face.finder import FaceFinder, find_face, require_face
 from acfun.face.painted import find_painted_faces
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import segment_people
 from acfun.images import blur, compute_luma, pack_image, resize, unpack_image
 from acfun.palette import find_odd
-from acfun.synthetic.data import PUPILS
 from acfun.synthetic.renderers.shapes import mean_shape
 
 # Shorter sides of the style images that styles keep, pixels: as much as there is, at least and at most, or the base's.
@@ -131,8 +137,7 @@ class StyleImage:
         for part in (self.head, self.painting):
             if part.landmarks is None:
                 return 1.0
-            pupils = part.landmarks[0, list(PUPILS)]
-            widths.append(float((pupils[1] - pupils[0]).norm()) / min(part.image.shape[-2:]))
+            widths.append(float(measure_pupil_distance(part.landmarks[0])) / min(part.image.shape[-2:]))
         return widths[0] / max(widths[1], SMALLEST_WIDTH)
 
     @property
@@ -208,8 +213,7 @@ def cut_head(picture: Tensor, people: Tensor, size: int) -> Portrait:
 
 def measure_frame(landmarks: Tensor) -> float:
     """The side of the canonical framing of a face with landmarks (189,2), pixels."""
-    pupils = landmarks[list(PUPILS)]
-    return float((pupils[1] - pupils[0]).norm()) / INTER_PUPIL_FRACTION
+    return float(measure_pupil_distance(landmarks)) / INTER_PUPIL_FRACTION
 
 
 def cut_middle(picture: Tensor, size: int) -> Portrait:
@@ -251,12 +255,6 @@ def place_mean_face(size: int) -> Tensor:
     """Landmarks (189,2) of the average face in canonical framing, pixels."""
     landmarks = torch.from_numpy(mean_shape())[None]
     return transform_points(landmarks, portrait_transform(landmarks, size))[0]
-
-
-def scale_points(points: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Points (B,N,2) of an image of size `old` (height, width) where they are once it is resized to `new`."""
-    ratio = points.new_tensor([new[1] / old[1], new[0] / old[0]])
-    return (points + 0.5) * ratio - 0.5
 
 
 def _shrink(picture: Tensor, people: Tensor | None, size: int) -> Portrait:

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from acfun.face.align import measure_pupil_distance, scale_points
 from acfun.face.regions import NECK_CONTOUR, REGIONS, draw_polygon
 from acfun.face.segmentation import segment_people
 from acfun.images import resize
 from acfun.masks import fill, grow
-from acfun.portrait import Portrait, scale_points
+from acfun.portrait import Portrait
 
 MARGIN = 3.0  # pixels around heads that are hidden with them: half a patch of the brushwork
 REACH = 1.0  # pupil distances around them, in which hair and skin are hidden too
@@ -38,7 +39,7 @@ def build_scene(
     points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
     regions = segment_people(image, points, gathers_hair=True)
     body, background = regions[:, _BODY, None], regions[:, _BACKGROUND, None]
-    unit = float((points[0, 1] - points[0, 0]).norm())
+    unit = float(measure_pupil_distance(points[0]))
     # Where a portrait runs out, the same hair must stand behind it.
     covered = (shown > OPAQUE).float()
     is_person, hidden = grow((body + background < MIN_SEEN).float(), MARGIN) * covered, hidden * covered

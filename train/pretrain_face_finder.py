@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from acfun.config import load_config
-from acfun.face.align import compose_transforms
+from acfun.face.align import compose_transforms, measure_pupil_distance
 from acfun.face.finder import FaceFinder, fit_pose, regress_landmarks
 from acfun.face.networks import LandmarkPrediction, PoseMaps
 from train import pretraining
@@ -232,8 +232,7 @@ def compute_landmark_error(finder: FaceFinder, shards: FaceShards, repeats: int,
             framings = sample_framings(len(indices), COARSE_NOISE, generator).to(device)
             poses = compose_transforms(fit_pose(landmarks, finder.regressor.mean_shape), framings)
             found = regress_landmarks(finder, images, poses).landmarks
-            pupil_distance = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=-1)
-            figures += ((found - landmarks).norm(dim=-1).mean(1) / pupil_distance).tolist()
+            figures += ((found - landmarks).norm(dim=-1).mean(1) / measure_pupil_distance(landmarks)).tolist()
     finder.train(was_training)
     return float(np.mean(figures))
 

@@ -17,6 +17,7 @@ from acfun.paths import is_url
 SUFFIX = ".png"
 
 
+@options.takes(options.SAMPLING)
 def apply(
     context: typer.Context,
     style: Annotated[Path, typer.Argument(help="Style file.")],
@@ -27,20 +28,6 @@ def apply(
     output: options.OutputPlace,
     faces: options.Faces = "all",
     paint: options.Paint = "photo",
-    prompt: options.Prompt = None,
-    negative_prompt: options.NegativePrompt = None,
-    strength: options.Strength = None,
-    style_scale: options.StyleScale = None,
-    imagery_scale: options.ImageryScale = None,
-    identity_scale: options.IdentityScale = None,
-    backdrop_scale: options.BackdropScale = None,
-    guide_steps: options.GuideSteps = None,
-    shape_scale: options.ShapeScale = None,
-    structure_scale: options.StructureScale = None,
-    color_scale: options.ColorScale = None,
-    guidance_scale: options.GuidanceScale = None,
-    steps: options.Steps = None,
-    enlargement: options.Enlargement = None,
     identity_encoder: options.IdentityEncoder = None,
     face_detector: options.FaceDetector = None,
     seed: options.Seed = 0,

@@ -16,10 +16,11 @@ from acfun.paths import mini_dir
 SHEET_NAME, PHOTO_NAME = "demo_sheet.png", "demo_photo.png"
 
 
+@options.takes({"max_steps": options.FITTING["max_steps"]})
 def demo(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; made if need be.")] = Path(),
     *,
-    max_steps: options.MaxSteps = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -33,15 +34,7 @@ def demo(
     style = find_sample_style(mini_dir() / "samples")
     make_output_dir(output)
     photo = write_sample_photo(output / PHOTO_NAME)
-    config = build_config(
-        None,
-        is_whole=False,
-        style_path=str(style),
-        face_paths=(str(photo),),
-        seed=seed,
-        device=device,
-        max_steps=max_steps,
-    )
+    config = build_config(context.params, is_whole=False, style_path=str(style), face_paths=(str(photo),))
     base = session.load_fit_base(config)
     image = load_image(photo)
     faces = choose_faces(image, "largest")

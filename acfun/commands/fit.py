@@ -31,7 +31,9 @@ CheckpointEvery = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the config as TOML and stop.", rich_help_panel="Run")]
 
 
+@options.takes(options.FITTING)
 def fit(
+    context: typer.Context,
     image: Annotated[Path, typer.Argument(help="Style image.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Style file to write, *.safetensors.")],
@@ -40,41 +42,20 @@ def fit(
         typer.Option(help="Photograph to fit with; may be repeated. Without: faces drawn from the base."),
     ] = None,
     faces: options.FitFaces = "largest",
-    config: options.FitConfigPath = None,
-    max_steps: options.MaxSteps = None,
-    objective: options.ObjectiveName = None,
-    memory: options.MemoryTier = None,
-    identity_encoder: options.IdentityEncoder = None,
-    face_detector: options.FaceDetector = None,
     run_dir: RunDir = None,
     resume: Resume = False,
     preview_every: PreviewEvery = None,
     checkpoint_every: CheckpointEvery = None,
     dry_run: DryRun = False,
-    seed: options.FitSeed = None,
-    device: options.FitDevice = None,
-    base: options.FitBaseName = None,
-    base_config: options.BaseConfig = None,
-    image_encoder: options.ImageEncoder = None,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Fit a style image and save the style; Ctrl-C or SIGTERM saves it as far as it got."""
     fit_config = build_config(
-        config,
+        context.params,
         is_whole=faces == "whole",
         style_path=str(image),
         face_paths=tuple(map(str, face)) if face else None,
-        seed=seed,
-        device=device,
-        base=base,
-        base_config=base_config,
-        image_encoder=image_encoder,
-        max_steps=max_steps,
-        objective=objective,
-        memory=memory,
-        identity_encoder=identity_encoder,
-        face_detector=face_detector,
         output_dir=None if run_dir is None else str(run_dir),
         resume=resume or None,
         preview_every=preview_every,

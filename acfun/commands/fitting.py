@@ -2,11 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acfun.commands.options import FITTING
 from acfun.commands.session import Session
 from acfun.config import FitConfig, load_config
 from acfun.errors import ConfigError, ImageError
@@ -39,10 +40,12 @@ class Fitted:
     seconds: float
 
 
-def build_config(path: Path | None, *, is_whole: bool, **options: Any) -> FitConfig:
-    """The config of a TOML file and the options that were given; what is None was not."""
+def build_config(options: Mapping[str, Any], *, is_whole: bool, **fields: Any) -> FitConfig:
+    """The config of a TOML file, the options of a command that were given, and fields; what is None was not given."""
+    given = {name: options[name] for name in FITTING.keys() - {"config"} if name in options}
     whole = {"framing": "whole"} if is_whole else {}
-    return load_config(FitConfig, path, {**whole, **options})
+    path = options.get("config")
+    return load_config(FitConfig, None if path is None else Path(path), {**whole, **given, **fields})
 
 
 def check_style_image(path: Path) -> None:

@@ -14,8 +14,10 @@ DEFAULT_BASE = "mini"
 PICTURES_AT_ONCE = 4
 PERSON_OPTIONS = ("person_scale", "identity_adapter", "identity_encoder")
 STYLE_OPTIONS = ("style_scale", "structure_scale", "color_scale")
+SAMPLING_OPTIONS = ("negative_prompt", *STYLE_OPTIONS, "guidance_scale", "steps")
 
 
+@options.takes({name: options.SAMPLING[name] for name in SAMPLING_OPTIONS})
 def generate(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What is to be seen, for instance 'a photo of an old man'.")],
@@ -27,12 +29,6 @@ def generate(
         float | None, typer.Option(min=0, max=2, show_default="1.0", help="With --person: how closely it is that one.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=64, help="How many pictures; several are numbered.")] = 1,
-    negative_prompt: options.NegativePrompt = None,
-    style_scale: options.StyleScale = None,
-    structure_scale: options.StructureScale = None,
-    color_scale: options.ColorScale = None,
-    guidance_scale: options.GuidanceScale = None,
-    steps: options.Steps = None,
     identity_encoder: options.IdentityEncoder = None,
     identity_adapter: options.IdentityAdapter = None,
     seed: options.Seed = 0,

@@ -1,36 +1,18 @@
-"""Options that several commands share; a sampling option that is left out takes the pipeline's default."""
+"""Options that several commands share, one by one or in groups."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from acfun.config import MAX_SEED, Extent, FaceChoice, Memory, Objective
 
-Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.", rich_help_panel="Common")
-]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Device = Annotated[DeviceName, typer.Option(help="Where to compute.", rich_help_panel="Common")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything random.", rich_help_panel="Common")]
-# Where a TOML file of --config may say it too, an option that is left out gives way to the file.
-FitDevice = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"] | None,
-    typer.Option("--device", show_default="auto", help="Where to compute.", rich_help_panel="Common"),
-]
-FitSeed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed", min=0, max=MAX_SEED, show_default="0", help="Of everything random.", rich_help_panel="Common"
-    ),
-]
-FitBaseName = Annotated[
-    str | None,
-    typer.Option(
-        "--base",
-        show_default="mini",
-        help="mini, a diffusers folder, a single .safetensors or a hub id.",
-        rich_help_panel="Common",
-    ),
-]
 BaseName = Annotated[
     str,
     typer.Option(
@@ -118,93 +100,6 @@ Paint = Annotated[
     typer.Option(help="The whole photo, only the faces in it, or the painted portraits alone."),
 ]
 
-Prompt = Annotated[str | None, typer.Option(help="What is painted.", rich_help_panel="Sampling")]
-NegativePrompt = Annotated[str | None, typer.Option(help="What to keep away from.", rich_help_panel="Sampling")]
-Strength = Annotated[
-    float | None,
-    typer.Option(
-        min=0.05,
-        max=1,
-        show_default="0.4",
-        help="0.05 stays near the photo, 1 starts from noise.",
-        rich_help_panel="Sampling",
-    ),
-]
-StyleScale = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=4,
-        show_default="1.0",
-        help="The fitted weights; the strokes are --imagery-scale.",
-        rich_help_panel="Sampling",
-    ),
-]
-ImageryScale = Annotated[
-    float | None,
-    typer.Option(
-        min=0, max=10, show_default="1.0", help="The painting's own strokes; 0 for none.", rich_help_panel="Sampling"
-    ),
-]
-IdentityScale = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=10,
-        show_default="1.0",
-        help="How closely it is the person, folds and things around too.",
-        rich_help_panel="Sampling",
-    ),
-]
-BackdropScale = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=10,
-        show_default="1.0",
-        help="How readily the painting's own ground stands behind the person; 0 keeps the photograph's.",
-        rich_help_panel="Sampling",
-    ),
-]
-GuideSteps = Annotated[
-    int | None,
-    typer.Option(
-        min=0, max=50, show_default="4", help="Moves towards the person; 0 for none.", rich_help_panel="Sampling"
-    ),
-]
-ShapeScale = Annotated[
-    float | None,
-    typer.Option(min=0, max=2, show_default="0.75", help="The painted face's proportions.", rich_help_panel="Sampling"),
-]
-StructureScale = Annotated[
-    float | None,
-    typer.Option(min=0, max=4, show_default="1.0", help="The style's shapes.", rich_help_panel="Sampling"),
-]
-ColorScale = Annotated[
-    float | None,
-    typer.Option(min=0, max=4, show_default="1.0", help="The style's colours and strokes.", rich_help_panel="Sampling"),
-]
-GuidanceScale = Annotated[
-    float | None,
-    typer.Option(
-        min=1, max=30, show_default="1.0", help="How closely the prompt is followed.", rich_help_panel="Sampling"
-    ),
-]
-Enlargement = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=4,
-        show_default=False,
-        help="How many times larger than what is sampled the painting is; when left out 512 to 1,024 px, as faces are.",
-        rich_help_panel="Sampling",
-    ),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(min=1, max=1000, show_default="20", help="Sampling steps.", rich_help_panel="Sampling"),
-]
-
 IdentityEncoder = Annotated[
     str | None,
     typer.Option(
@@ -233,28 +128,86 @@ FaceDetector = Annotated[
     ),
 ]
 
-FitConfigPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", help="TOML file with fields of FitConfig; options win over it.", rich_help_panel="Fitting"
+
+def _may_be_left_out(panel: str, kind: Any, text: str, default: str | None = None, **limits: Any) -> Any:
+    option = typer.Option(help=text, show_default=default or False, rich_help_panel=panel, **limits)
+    return Annotated[kind | None, option]
+
+
+def _sampling(kind: Any, text: str, default: str | None = None, **limits: Any) -> Any:
+    return _may_be_left_out("Sampling", kind, text, default, **limits)
+
+
+def _common(kind: Any, text: str, default: str, **limits: Any) -> Any:
+    return _may_be_left_out("Common", kind, text, default, **limits)
+
+
+# Left out, the pipeline's defaults hold.
+SAMPLING: dict[str, Any] = {
+    "prompt": _sampling(str, "What is painted."),
+    "negative_prompt": _sampling(str, "What to keep away from."),
+    "strength": _sampling(float, "0.05 stays near the photo, 1 starts from noise.", "0.4", min=0.05, max=1),
+    "style_scale": _sampling(float, "The fitted weights; the strokes are --imagery-scale.", "1.0", min=0, max=4),
+    "imagery_scale": _sampling(float, "The painting's own strokes; 0 for none.", "1.0", min=0, max=10),
+    "identity_scale": _sampling(
+        float, "How closely it is the person, folds and things around too.", "1.0", min=0, max=10
     ),
-]
-MaxSteps = Annotated[
-    int | None,
-    typer.Option(
-        min=0, help="Steps of the fit; 0 learns nothing and paints with the strokes alone.", rich_help_panel="Fitting"
+    "backdrop_scale": _sampling(
+        float,
+        "How readily the painting's own ground stands behind the person; 0 keeps the photograph's.",
+        "1.0",
+        min=0,
+        max=10,
     ),
-]
-MemoryTier = Annotated[
-    Memory | None,
-    typer.Option(
-        "--memory",
-        show_default="auto",
-        help="What the fit has to do with: all that is free, or a card of this size.",
-        rich_help_panel="Fitting",
+    "guide_steps": _sampling(int, "Moves towards the person; 0 for none.", "4", min=0, max=50),
+    "shape_scale": _sampling(float, "The painted face's proportions.", "0.75", min=0, max=2),
+    "structure_scale": _sampling(float, "The style's shapes.", "1.0", min=0, max=4),
+    "color_scale": _sampling(float, "The style's colours and strokes.", "1.0", min=0, max=4),
+    "guidance_scale": _sampling(float, "How closely the prompt is followed.", "1.0", min=1, max=30),
+    "steps": _sampling(int, "Sampling steps.", "20", min=1, max=1000),
+    "enlargement": _sampling(
+        int,
+        "How many times larger than what is sampled the painting is; when left out 512 to 1,024 px, as faces are.",
+        min=1,
+        max=4,
     ),
-]
-ObjectiveName = Annotated[
-    Objective | None,
-    typer.Option("--objective", help="What the fit minimises.", rich_help_panel="Fitting"),
-]
+}
+
+# Left out, the TOML file of --config decides, and where that is silent the defaults of `FitConfig`.
+FITTING: dict[str, Any] = {
+    "config": _may_be_left_out("Fitting", Path, "TOML file with fields of FitConfig; options win over it."),
+    "max_steps": _may_be_left_out(
+        "Fitting", int, "Steps of the fit; 0 learns nothing and paints with the strokes alone.", min=0
+    ),
+    "objective": _may_be_left_out("Fitting", Objective, "What the fit minimises."),
+    "memory": _may_be_left_out(
+        "Fitting", Memory, "What the fit has to do with: all that is free, or a card of this size.", "auto"
+    ),
+    "identity_encoder": IdentityEncoder,
+    "face_detector": FaceDetector,
+    "seed": _common(int, "Of everything random.", "0", min=0, max=MAX_SEED),
+    "device": _common(DeviceName, "Where to compute.", "auto"),
+    "base": _common(str, "mini, a diffusers folder, a single .safetensors or a hub id.", "mini"),
+    "base_config": BaseConfig,
+    "image_encoder": ImageEncoder,
+}
+
+
+def takes(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command further options: annotations by name. It finds their values in its context, `context.params`."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            command(**{name: value for name, value in values.items() if name not in options})
+
+        signature = inspect.signature(command)
+        further = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in options.items()
+        ]
+        whole = signature.replace(parameters=[*signature.parameters.values(), *further])
+        run.__signature__ = whole  # type: ignore[attr-defined]
+        return run
+
+    return add

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ GivenBase = Annotated[
     typer.Option("--base", show_default="that of the picture", help="The base.", rich_help_panel="Common"),
 ]
 GivenDevice = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"] | None,
+    options.DeviceName | None,
     typer.Option("--device", show_default="that of the picture", help="Where to compute.", rich_help_panel="Common"),
 ]
 

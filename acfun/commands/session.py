@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from acfun.commands.options import SAMPLING
 from acfun.errors import AcfunError, ConfigError, NoFaceFoundError
 
 if TYPE_CHECKING:
@@ -20,22 +21,8 @@ if TYPE_CHECKING:
     from acfun.style import Style
 
 # Options of the commands → arguments of the pipeline.
-SAMPLING_OPTIONS = {
-    "prompt": "prompt",
-    "negative_prompt": "negative_prompt",
-    "strength": "strength",
-    "style_scale": "style_scale",
-    "imagery_scale": "imagery_scale",
-    "identity_scale": "identity_scale",
-    "backdrop_scale": "backdrop_scale",
-    "guide_steps": "num_guide_steps",
-    "shape_scale": "shape_scale",
-    "structure_scale": "structure_scale",
-    "color_scale": "color_scale",
-    "guidance_scale": "guidance_scale",
-    "steps": "num_inference_steps",
-    "enlargement": "enlargement",
-}
+RENAMED = {"guide_steps": "num_guide_steps", "steps": "num_inference_steps"}
+SAMPLING_OPTIONS = {name: RENAMED.get(name, name) for name in SAMPLING}
 # What the library cannot know: the option that helps, where the command has it.
 HINTS: dict[type[AcfunError], tuple[str, str]] = {
     NoFaceFoundError: ("faces", "; --faces whole takes whole pictures as portraits")

@@ -40,6 +40,7 @@ class Stylized:
         }
 
 
+@options.takes(options.SAMPLING | options.FITTING)
 def stylize(
     context: typer.Context,
     photo: Annotated[Path, typer.Argument(help="Photograph to be painted.")],
@@ -49,31 +50,6 @@ def stylize(
     sheet: Annotated[Path | None, typer.Option(help="Also write before, style and after side by side.")] = None,
     faces: options.Faces = "all",
     paint: options.Paint = "photo",
-    prompt: options.Prompt = None,
-    negative_prompt: options.NegativePrompt = None,
-    strength: options.Strength = None,
-    style_scale: options.StyleScale = None,
-    imagery_scale: options.ImageryScale = None,
-    identity_scale: options.IdentityScale = None,
-    backdrop_scale: options.BackdropScale = None,
-    guide_steps: options.GuideSteps = None,
-    shape_scale: options.ShapeScale = None,
-    structure_scale: options.StructureScale = None,
-    color_scale: options.ColorScale = None,
-    guidance_scale: options.GuidanceScale = None,
-    steps: options.Steps = None,
-    enlargement: options.Enlargement = None,
-    config: options.FitConfigPath = None,
-    max_steps: options.MaxSteps = None,
-    objective: options.ObjectiveName = None,
-    memory: options.MemoryTier = None,
-    identity_encoder: options.IdentityEncoder = None,
-    face_detector: options.FaceDetector = None,
-    seed: options.FitSeed = None,
-    device: options.FitDevice = None,
-    base: options.FitBaseName = None,
-    base_config: options.BaseConfig = None,
-    image_encoder: options.ImageEncoder = None,
     no_manifest: options.NoManifest = False,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
@@ -84,20 +60,7 @@ def stylize(
     from acfun.photo import build_sheet, choose_faces
 
     fit_config = build_config(
-        config,
-        is_whole=faces == "whole",
-        style_path=str(style),
-        face_paths=(str(photo),),
-        seed=seed,
-        device=device,
-        base=base,
-        base_config=base_config,
-        image_encoder=image_encoder,
-        identity_encoder=identity_encoder,
-        face_detector=face_detector,
-        max_steps=max_steps,
-        objective=objective,
-        memory=memory,
+        context.params, is_whole=faces == "whole", style_path=str(style), face_paths=(str(photo),)
     )
     session = Session(seed=fit_config.seed, device=fit_config.device, quiet=quiet, as_json=as_json)
     for path in filter(None, (output, sheet)):

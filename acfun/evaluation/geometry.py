@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from acfun.face.align import PUPIL_INDICES, five_points
+from acfun.face.align import five_points, measure_pupil_distance
 from acfun.face.finder import POSE_INDICES
 
 EPSILON = 1e-8
@@ -17,10 +17,8 @@ def compute_landmark_error(landmarks: Tensor, targets: Tensor) -> Tensor:
     Ears, hair line and the outline of the hair do not count.
     """
     indices = list(POSE_INDICES)
-    pupils = targets[:, list(PUPIL_INDICES)]
     distances: Tensor = (landmarks - targets)[:, indices].norm(dim=-1).mean(1)
-    width: Tensor = (pupils[:, 1] - pupils[:, 0]).norm(dim=-1)
-    return distances / width.clamp(min=EPSILON)
+    return distances / measure_pupil_distance(targets).clamp(min=EPSILON)
 
 
 def compute_shape_distance(landmarks: Tensor, targets: Tensor) -> Tensor:

@@ -75,6 +75,19 @@ def compose_transforms(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([outer[:, :, :2] @ inner[:, :, :2], shift], -1)
 
 
+def scale_points(points: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Points (…,2) of an image of size `old` (height, width) where they are once it is resized to `new`."""
+    ratio = points.new_tensor([new[1] / old[1], new[0] / old[0]])
+    return (points + 0.5) * ratio - 0.5
+
+
+def measure_pupil_distance(landmarks: Tensor) -> Tensor:
+    """From pupil to pupil, pixels: (…,189,2) → (…)."""
+    pupils = landmarks[..., list(PUPIL_INDICES), :]
+    distance: Tensor = (pupils[..., 1, :] - pupils[..., 0, :]).norm(dim=-1)
+    return distance
+
+
 def transform_points(points: Tensor, transform: Tensor) -> Tensor:
     """Apply (B,2,3) transforms to (B,N,2) points."""
     return points @ transform[:, :, :2].transpose(1, 2) + transform[:, :, 2].unsqueeze(1)

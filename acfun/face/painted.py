@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from acfun.face.align import scale_points
 from acfun.face.finder import Face, FaceFinder, find_faces, load_face_finder
 from acfun.face.symmetry import mirror_landmarks
-from acfun.images import blur, compute_luma, resize
+from acfun.images import blur, compute_luma, fit_size, resize
 
 MIN_SCORE = 0.1
 USUAL_EXTENT = 0.4  # of a painted face, in shorter sides of the picture
@@ -40,9 +41,8 @@ def find_painted_faces(
         BaseNotFoundError: the installation has no finder.
     """
     finder = finder or load_face_finder()
-    height, width = picture.shape[-2:]
-    scale = min(1.0, SIDE / min(height, width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    whole = (picture.shape[-2], picture.shape[-1])
+    size = fit_size(whole, SIDE)
     small = resize(picture, size)
     seen: list[dict[str, Face]] = []
     for view, face in sorted(_look(small, finder), key=lambda sighting: sighting[1].score, reverse=True):
@@ -50,11 +50,11 @@ def find_painted_faces(
         if not views:
             seen.append(views)
         views.setdefault(view, face)
-    ratio, usual, faces = small.new_tensor([width / size[1], height / size[0]]).cpu(), USUAL_EXTENT * min(size), []
+    usual, faces = USUAL_EXTENT * min(size), []
     for views in seen:
         face = _average(list(views.values()))
         if face.score * min(1.0, face.extent / usual) >= min_score:
-            faces.append(Face.from_landmarks((face.landmarks + 0.5) * ratio - 0.5, face.score))
+            faces.append(Face.from_landmarks(scale_points(face.landmarks, size, whole), face.score))
     return sorted(faces, key=lambda face: face.score * face.extent, reverse=True)
 
 

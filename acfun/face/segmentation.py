@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from skimage.color import rgb2lab
 from torch import Tensor
 
+from acfun.face.align import measure_pupil_distance, scale_points
 from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_clothes, draw_polygon, draw_regions
-from acfun.images import blur, tensor_to_array
+from acfun.images import blur, fit_size, tensor_to_array
 from acfun.masks import reach
 
 SIDE = 128  # of the shorter side, pixels, at which parts are told apart
@@ -45,19 +46,18 @@ def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *,
     Returns:
         (1,6,H,W) in [0,1], on the device of the image.
     """
-    height, width = image.shape[-2:]
+    size = (image.shape[-2], image.shape[-1])
     picture, points = image.float().cpu(), landmarks.float().cpu()
-    scale = min(1.0, SIDE / min(height, width))
-    small = (max(1, round(height * scale)), max(1, round(width * scale)))
+    small = fit_size(size, SIDE)
     lab = _convert_to_lab(F.adaptive_avg_pool2d(picture, small))
-    ratio = points.new_tensor([small[1] / width, small[0] / height])
-    expected = _expect_parts((points + 0.5) * ratio - 0.5, small, certainty)
+    placed = scale_points(points, size, small)
+    expected = _expect_parts(placed, small, certainty)
     parts, shares = _agree(expected, lab)
-    unit = float((points[0, 1] - points[0, 0]).norm()) * scale
-    parts = _gather_hair(parts, shares, HAIR_REACH * unit) if gathers_hair else parts
-    enlarged = F.interpolate(parts, (height, width), mode="bilinear")
+    margin = HAIR_REACH * float(measure_pupil_distance(placed[0]))
+    parts = _gather_hair(parts, shares, margin) if gathers_hair else parts
+    enlarged = F.interpolate(parts, size, mode="bilinear")
     face, hair, body, background = _filter_guided(_convert_to_lab(picture), enlarged, FINE_EPSILON).split(1, 1)
-    features = draw_regions(points, (height, width))[:, 1:3] * float(certainty >= FEATURES_CERTAINTY)
+    features = draw_regions(points, size)[:, 1:3] * float(certainty >= FEATURES_CERTAINTY)
     skin = 1 - features.sum(1, keepdim=True)
     return torch.cat([face * skin, face * features, hair, body, background], 1).to(image)
 

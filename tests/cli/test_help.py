@@ -34,9 +34,8 @@ def test_help_loads_no_heavy_library() -> None:
 
 def test_the_defaults_in_the_help_are_those_of_the_pipeline() -> None:
     parameters = inspect.signature(FaceStylizationPipeline.__call__).parameters
-    aliases = {name: "".join(part.capitalize() for part in name.split("_")) for name in SAMPLING_OPTIONS}
     for name, argument in SAMPLING_OPTIONS.items():
-        option = next(part for part in getattr(options, aliases[name]).__metadata__)
+        (option,) = options.SAMPLING[name].__metadata__
         assert isinstance(option, typer.models.OptionInfo)
         if isinstance(option.show_default, str):
             default = SHAPE_SCALE if name == "shape_scale" else parameters[argument].default
