@@ -24,6 +24,7 @@ WORN_REACH, SURE_REACH, MIN_SURE = 3.5, 2.0, 0.15
 UNSURE_DISTANCES = 3.0  # up to which colours are usual around a head that fills its picture: nothing vouches for them
 CALM, BUSY = 0.04, 0.10  # deviation of luma in [-1,1], up to which a ground shows nothing, from which on it is kept
 NEIGHBOURHOOD = 0.04  # deviation of what it is measured in, in shorter sides of the photograph
+WISPS = 0.01  # of the ground around figures in which it is not measured, for loose hair lies there; likewise
 MIN_WEIGHT = 1e-3
 _GROUND = REGIONS.index("background")
 
@@ -80,7 +81,8 @@ def measure_calm(photo: Tensor, ground: Tensor, scale: float = 1.0) -> Tensor:
     if scale == 0:
         return torch.zeros_like(ground)
     spread = NEIGHBOURHOOD * min(photo.shape[-2:])
-    seen, luma = (ground > SURE_GROUND).float(), compute_luma(photo)[:, None]
+    figures = grow((ground <= SURE_GROUND).float(), WISPS * min(photo.shape[-2:]))
+    seen, luma = 1 - figures.round(), compute_luma(photo)[:, None]
     weight = blur(seen, spread).clamp(min=MIN_WEIGHT)
 
     def average(values: Tensor) -> Tensor:

@@ -39,14 +39,17 @@ MAX_SCENE_SIDE = 2  # longer side of a painted scene, in units of the base's res
 class Sampling(TypedDict, total=False):
     """Arguments of `FaceStylizationPipeline.__call__` for a photograph; its defaults hold for what is left out.
 
-    `shape_scale` alone is not the pipeline's: the share of the painted face's proportions that faces take on before
-    they are painted, `SHAPE_SCALE` when it is left out. `enlargement`, when it is left out, makes paintings as large as
+    Two are not the pipeline's. `shape_scale` is the share of the painted face's proportions that faces take on before
+    they are painted, `SHAPE_SCALE` when it is left out. `min_side` is the shorter side, pixels, to which smaller
+    photographs are enlarged first; 0 leaves their size, and when it is left out a photograph that is painted as a whole
+    becomes as large as it is painted. `enlargement`, when it is left out, makes paintings as large as
     a face's portrait, or a scene's shorter side, is in the photograph: up to four times what the base paints and
     `MAX_STYLE_SIDE` pixels, and twice at least where that is no more than `STYLE_SIDE`. A smaller style image is
     enlarged for it.
     """
 
     shape_scale: float
+    min_side: int
     prompt: str
     negative_prompt: str
     strength: float
@@ -119,6 +122,16 @@ def cut_portraits(image: Image.Image, faces: Sequence[Face], size: int | Callabl
     return portraits
 
 
+def enlarge(image: Image.Image, faces: Sequence[Face], min_side: float) -> tuple[Image.Image, list[Face]]:
+    """A photograph with a shorter side of `min_side` pixels at least, and its faces where they are in it."""
+    factor = min_side / min(image.size)
+    if factor <= 1:
+        return image, list(faces)
+    old, new = (image.height, image.width), (round(factor * image.height), round(factor * image.width))
+    placed = [Face.from_landmarks(scale_points(face.landmarks, old, new), face.score) for face in faces]
+    return tensor_to_pil(resize(pil_to_tensor(image), new)), placed
+
+
 def shape_faces(
     image: Image.Image, faces: Sequence[Face], style: Style | None, amount: float
 ) -> tuple[Image.Image, list[Face]]:
@@ -176,8 +189,10 @@ def stylize_photo(
         sampling: for the pipeline.
 
     Returns:
-        A picture of the photograph's size.
+        A picture of the photograph's size, or of the one that `min_side` gives it.
     """
+    painted_side = _measure_painting(pipe, sampling, min(image.size), max(image.size)) if paints_scene else 0
+    image, faces = enlarge(image, faces, sampling.pop("min_side", painted_side))
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, partial(_choose_size, pipe, sampling))
     if not faces:
@@ -205,8 +220,8 @@ def paint_scene(pipe: Any, photo: Tensor, faces: Sequence[Face], heads: Tensor, 
         sampling: for the pipeline; no guide, since there is nobody to move towards.
     """
     height, width = photo.shape[-2:]
-    resolution, step = pipe.base.resolution, pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    scale = min(resolution / min(height, width), MAX_SCENE_SIDE * resolution / max(height, width))
+    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    scale = _measure_scene(pipe, min(height, width), max(height, width)) / min(height, width)
     small = [step * max(1, round(side * scale / step)) for side in (height, width)]
     landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
     sampling["num_guide_steps"] = 0
@@ -223,6 +238,7 @@ def stylize_portraits(
     **sampling: Unpack[Sampling],
 ) -> list[Image.Image]:
     """As `stylize_photo`, but the painted portraits alone: squares, one a face, each as large as it is painted."""
+    sampling.pop("min_side", None)
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     portraits = cut_portraits(image, faces, partial(_choose_size, pipe, sampling))
     painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
@@ -270,6 +286,17 @@ def _choose_enlargement(pipe: Any, sampling: Mapping[str, Any], side: float) -> 
     least, wanted = 2 if 2 * resolution <= STYLE_SIDE else 1, round(min(side, MAX_STYLE_SIDE) / resolution)
     chosen: int = sampling.get("enlargement", min(max(wanted, least), MAX_ENLARGEMENT))
     return chosen
+
+
+def _measure_scene(pipe: Any, shorter: int, longer: int) -> float:
+    """Shorter side, pixels, at which a photograph with sides of so many is sampled as a scene."""
+    resolution: int = pipe.base.resolution
+    return resolution * min(1, MAX_SCENE_SIDE * shorter / longer)
+
+
+def _measure_painting(pipe: Any, sampling: Mapping[str, Any], shorter: int, longer: int) -> float:
+    """Shorter side, pixels, at which it is painted."""
+    return _choose_enlargement(pipe, sampling, shorter) * _measure_scene(pipe, shorter, longer)
 
 
 def _choose_size(pipe: Any, sampling: Mapping[str, Any], side: float) -> int:

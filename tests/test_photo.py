@@ -62,10 +62,39 @@ def keep_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"acfun.photo.{name}", 2 * RESOLUTION)
 
 
-def test_a_whole_picture_keeps_its_size(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:
-    result = stylize_photo(pipe, photo, [], **sampling())
-    assert result.size == photo.size
-    assert not np.array_equal(np.asarray(result), np.asarray(photo))
+@pytest.mark.parametrize("places", [[], [(5, 8, 30)]])
+def test_a_picture_is_as_large_as_it_is_painted_or_as_is_asked_for(
+    pipe: FaceStylizationPipeline, photo: Image.Image, places: list[tuple[float, float, float]]
+) -> None:
+    faces, small = [place_face(*place) for place in places], photo.resize((80, 48))
+    for options, height in (
+        ({}, 2 * RESOLUTION),
+        ({"min_side": 0}, 48),
+        ({"min_side": 55}, 55),
+        ({"min_side": 20}, 48),
+    ):
+        result = stylize_photo(pipe, small, faces, **sampling(**options))
+        assert result.size == (round(height / 48 * 80), height)
+        assert not np.array_equal(np.asarray(result), np.asarray(small.resize(result.size, Image.Resampling.BICUBIC)))
+    assert stylize_photo(pipe, photo, [], **sampling()).size == photo.size
+
+
+def test_faces_are_painted_where_they_are_in_an_enlarged_picture(
+    pipe: FaceStylizationPipeline, photo: Image.Image
+) -> None:
+    face, twice = place_face(10, 20, 60), photo.resize((2 * photo.width, 2 * photo.height), Image.Resampling.BICUBIC)
+    options = sampling(min_side=2 * photo.height)
+    enlarged = stylize_photo(pipe, photo, [face], paints_scene=False, **options)
+    placed = Face.from_landmarks(2 * (face.landmarks + 0.5) - 0.5, face.score)
+    large = stylize_photo(pipe, twice, [placed], paints_scene=False, **sampling())
+    difference = np.abs(np.asarray(enlarged, int) - np.asarray(large, int))
+    assert difference.mean() < 1
+    assert stylize_photo(pipe, photo, [face], paints_scene=False, **sampling()).size == photo.size
+
+
+def test_a_panorama_is_not_enlarged_beyond_what_is_painted(pipe: FaceStylizationPipeline) -> None:
+    panorama = Image.new("RGB", (50 * 12, 12), "grey")
+    assert stylize_photo(pipe, panorama, [], **sampling()).size == panorama.size
 
 
 def test_the_scene_is_painted_too_and_faces_on_top_of_it(pipe: FaceStylizationPipeline, photo: Image.Image) -> None:

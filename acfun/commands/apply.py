@@ -10,7 +10,7 @@ import typer
 from acfun.commands import options
 from acfun.commands.batch import BATCH_SIZE, apply_batch
 from acfun.commands.recording import record, save_results
-from acfun.commands.session import Session, check_output_dir, make_output_dir, print_error
+from acfun.commands.session import Session, check_output_dir, make_output_dir, print_error, refuse_useless
 from acfun.errors import ConfigError, ImageError, ManifestError, NoFaceFoundError, naming_photo
 from acfun.paths import is_url
 
@@ -52,6 +52,7 @@ def apply(
     from acfun.style import Style
 
     session = Session(seed=seed, device=device, quiet=quiet, as_json=as_json)
+    refuse_useless(context, ("min_side",), "--paint photo or faces", is_there=paint != "portraits")
     if any((workers, cluster, batch_size)) or any(map(is_url, (output, *photos))):
         size = batch_size or BATCH_SIZE
         apply_batch(session, style, photos, output, context.params, workers=workers, cluster=cluster, batch_size=size)

@@ -14,10 +14,10 @@ DEFAULT_BASE = "mini"
 PICTURES_AT_ONCE = 4
 PERSON_OPTIONS = ("person_scale", "identity_adapter", "identity_encoder")
 STYLE_OPTIONS = ("style_scale", "structure_scale", "color_scale")
-SAMPLING_OPTIONS = ("negative_prompt", *STYLE_OPTIONS, "guidance_scale", "steps")
+TAKEN = ("negative_prompt", *STYLE_OPTIONS, "guidance_scale", "steps")
 
 
-@options.takes({name: options.SAMPLING[name] for name in SAMPLING_OPTIONS})
+@options.takes({name: options.SAMPLING[name] for name in TAKEN})
 def generate(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What is to be seen, for instance 'a photo of an old man'.")],

@@ -161,6 +161,13 @@ SAMPLING: dict[str, Any] = {
     ),
     "guide_steps": _sampling(int, "Moves towards the person; 0 for none.", "4", min=0, max=50),
     "shape_scale": _sampling(float, "The painted face's proportions.", "0.75", min=0, max=2),
+    "min_side": _sampling(
+        int,
+        "Shorter side of the result, pixels, at least; when left out as large as it is painted, 512 with mini. "
+        "0 keeps the photograph's size.",
+        min=0,
+        max=2048,
+    ),
     "structure_scale": _sampling(float, "The style's shapes.", "1.0", min=0, max=4),
     "color_scale": _sampling(float, "The style's colours and strokes.", "1.0", min=0, max=4),
     "guidance_scale": _sampling(float, "How closely the prompt is followed.", "1.0", min=1, max=30),

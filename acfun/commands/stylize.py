@@ -11,7 +11,7 @@ import typer
 from acfun.commands import options
 from acfun.commands.fitting import Fitted, build_config, check_style_image, fit_cached
 from acfun.commands.recording import check_distinct, record, save_results
-from acfun.commands.session import Session, number_paths
+from acfun.commands.session import Session, number_paths, refuse_useless
 from acfun.errors import naming_photo
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def stylize(
         context.params, is_whole=faces == "whole", style_path=str(style), face_paths=(str(photo),)
     )
     session = Session(seed=fit_config.seed, device=fit_config.device, quiet=quiet, as_json=as_json)
+    refuse_useless(context, ("min_side",), "--paint photo or faces", is_there=paint != "portraits")
     for path in filter(None, (output, sheet)):
         check_output_path(path)
     check_distinct([output, *filter(None, [sheet])], [photo, style])

@@ -127,6 +127,9 @@ def explained_cases(folder: Path, style: Path, tmp_path: Path) -> dict[tuple[Any
         ),
         ("generate", "a man", "-o", out, "--style-scale", 0.5): ("--style-scale", "are for --style: give that"),
         ("generate", "a man", "-o", out, "--color-scale", 0): ("--color-scale", "are for --style: give that"),
+        (*stylize, out, "--min-side", 99, "--paint", "portraits"): (
+            "--min-side is for --paint photo or faces: give that",
+        ),
         ("doctor", "--device", "cpu"): ("--device is for --base: give that",),
         ("push", style, "--repo", "me/style", "--device", "auto"): ("--device are for --export: give that",),
         ("push", style, "--repo", "me/style", "--base", "mini"): ("--device are for --export: give that",),
