@@ -8,7 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS, fold_regions
-from acfun.patches import PATCH_SIZE, REGION_WEIGHT, Patches, Queries, compute_smooth_luma, cut_patches, unfold
+from acfun.patches import (
+    PATCH_SIZE,
+    REGION_WEIGHT,
+    Patches,
+    Queries,
+    compute_smooth_luma,
+    cut_patches,
+    merge_face,
+    unfold,
+)
 
 CANVAS_NOISE = 0.3  # on the background at the coarsest scale: a flat wall gives strokes nothing to begin with
 # How closely luma is kept: by what a patch is of, and the more, up to a deviation of FULL_CONTRAST, there is to see.
@@ -17,6 +26,7 @@ MIN_LUMA_WEIGHT, MAX_LUMA_WEIGHT, FULL_CONTRAST = 0.5, 5.5, 0.15
 KEPT_SHARES = {"skin": 0.05, "eyes": 0.4, "mouth": 0.4}  # of the picture, in a sketch
 VOTE_SLACK, VOTE_POWER = 0.02, 0.6  # a vote counts (squared distance + slack) to the power of minus 0.6
 VOTE_WIDTH, ENLARGED_VOTE_WIDTH = 0.3, 0.15  # deviation of a patch's vote around its centre, in patches
+MIN_AGREEMENT = 0.05  # what a vote for the paint of one part, hair say, counts for in another
 # Share of a mouth that is looked for in skin: teeth have no patches where the painted mouth is shut.
 MOUTH_AS_SKIN = 0.5
 MIN_LACK = 0.02  # of the strokes of a patch; less cannot be seen
@@ -64,6 +74,7 @@ class Guide:
         self.size, self.stride = (wanted.shape[-2], wanted.shape[-1]), stride
         self.padding = PATCH_SIZE // 2
         self.grid = tuple(-(-(side - 1) // stride) + 1 for side in self.size)
+        self.parts = merge_face(fold_regions(masks, known_regions))
         self.wanted, self.background = wanted, masks[:, REGIONS.index("background"), None]
         self.luma = self._unfold(compute_smooth_luma(wanted))
         weights = masks.new_tensor([LUMA_WEIGHTS_BY_REGION[name] for name in REGIONS])
@@ -125,28 +136,41 @@ class Guide:
 
     def vote(self, found: Found) -> Tensor:
         """The canvas (1,3,h,w) as the patches that were found say, the nearer ones and their centres more loudly."""
-        painted = self._blend(found.patches.values[found.indices] * PATCH_SIZE, found.loudness, VOTE_WIDTH)
+        painted = self._blend(found.patches.values[found.indices] * PATCH_SIZE, found, VOTE_WIDTH)
         return torch.lerp(painted, self.wanted, self.kept)
 
     def enlarge(self, found: Found, pictures: Sequence[Tensor], factor: int) -> Tensor:
         """The canvas (1,3,kh,kw), of what was found, cut from pictures k = `factor` times as large as its sources."""
         values = cut_patches(pictures, factor, *found.patches.locate(found.indices))
-        return self._blend(values, found.loudness, ENLARGED_VOTE_WIDTH, factor)
+        return self._blend(values, found, ENLARGED_VOTE_WIDTH, factor)
 
-    def _blend(self, values: Tensor, loudness: Tensor, width: float, factor: int = 1) -> Tensor:
+    def _agree(self, found: Found, factor: int = 1) -> Tensor | float:
+        """How much the pixels (Q,k²) of patches are of the part of a painting that is wanted where they are laid."""
+        if not found.patches.parts:
+            return 1.0
+        places, agreement = found.patches.locate(found.indices), self.weights.new_zeros(())
+        for wanted, *painted in zip(
+            self.parts.split(1, 1), *(part.split(1, 1) for part in found.patches.parts), strict=True
+        ):
+            cut = cut_patches([_enlarge(part, factor) for part in painted], factor, *places)
+            agreement = agreement + cut * self._unfold(_enlarge(wanted, factor), factor)
+        return (factor * PATCH_SIZE * agreement).clamp(min=MIN_AGREEMENT)
+
+    def _blend(self, values: Tensor, found: Found, width: float, factor: int = 1) -> Tensor:
         """Overlapping patches (Q,3·k²), k times as large as this guide's, laid out: (1,3,kh,kw)."""
         side = PATCH_SIZE * factor
         along = torch.arange(side, device=values.device) - (side - 1) / 2
         bell = torch.exp(-0.5 * (along / (width * side)).square())
-        weights = loudness[:, None] * (bell[:, None] * bell).flatten()
+        weights = found.loudness[:, None] * (bell[:, None] * bell).flatten() * self._agree(found, factor)
         weighted = (values.unflatten(1, (-1, side**2)) * weights[:, None]).flatten(1)
         return self._fold(weighted, factor) / self._fold(weights, factor)
 
-    def _unfold(self, maps: Tensor) -> Tensor:
+    def _unfold(self, maps: Tensor, factor: int = 1) -> Tensor:
         """Patches (Q,C·k²) of (1,C,h,w), divided by the patch size; edges are repeated outwards."""
         rest = [(count - 1) * self.stride + 1 - side for count, side in zip(self.grid, self.size, strict=True)]
-        padding = (self.padding, self.padding + rest[1], self.padding, self.padding + rest[0])
-        return unfold(F.pad(maps, padding, mode="replicate"), self.stride)
+        near = self.padding
+        padding = [factor * part for part in (near, near + rest[1], near, near + rest[0])]
+        return unfold(F.pad(maps, padding, mode="replicate"), factor * self.stride, factor * PATCH_SIZE)
 
     def _unfold_means(self, maps: Tensor) -> Tensor:
         """Means (Q,C) of patches of (1,C,h,w)."""
@@ -160,6 +184,10 @@ class Guide:
         folded = F.fold(patches.T[None], (reach[0], reach[1]), factor * PATCH_SIZE, stride=stride)
         sums: Tensor = folded[..., padding : padding + factor * height, padding : padding + factor * width]
         return sums
+
+
+def _enlarge(maps: Tensor, factor: int) -> Tensor:
+    return maps if factor == 1 else F.interpolate(maps, scale_factor=factor, mode="bilinear")
 
 
 def _open_mouths(masks: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class Patches:
         self.shapes = [(image.shape[-2] - PATCH_SIZE + 1, image.shape[-1] - PATCH_SIZE + 1) for image, _ in sources]
         counts = [height * width for height, width in self.shapes]
         self.starts = [sum(counts[:index]) for index in range(len(counts))]
+        self.parts = [merge_face(regions) for _, regions in sources if regions is not None]
         self.values = _unfold_all([image for image, _ in sources])
         lumas = _unfold_all([compute_smooth_luma(image) for image, _ in sources])
         masks = torch.cat([_pool_regions(image, regions) for image, regions in sources])
@@ -188,9 +189,9 @@ class _Basis:
 
 
 def cut_patches(pictures: Sequence[Tensor], factor: int, source: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Patches (Q,3·(7k)²) of pictures (1,3,kh,kw), k = `factor`, at places (Q,) as `Patches.locate` gives them."""
+    """Patches (Q,C·(7k)²) of maps (1,C,kh,kw), k = `factor`, at places (Q,) as `Patches.locate` gives them."""
     side = factor * PATCH_SIZE
-    patches = pictures[0].new_empty(len(source), 3, side, side)
+    patches = pictures[0].new_empty(len(source), pictures[0].shape[1], side, side)
     for index, picture in enumerate(pictures):
         is_here = source == index
         windows = picture[0].unfold(1, side, 1).unfold(2, side, 1)
@@ -198,9 +199,15 @@ def cut_patches(pictures: Sequence[Tensor], factor: int, source: Tensor, row: Te
     return patches.flatten(1)
 
 
-def unfold(maps: Tensor, stride: int = 1) -> Tensor:
+def merge_face(regions: Tensor) -> Tensor:
+    """Masks (1,4,h,w) of `REGIONS` (1,6,h,w): a face is one part."""
+    face = regions[:, : REGIONS.index("hair")].sum(1, keepdim=True)
+    return torch.cat([face, regions[:, REGIONS.index("hair") :]], 1)
+
+
+def unfold(maps: Tensor, stride: int = 1, side: int = PATCH_SIZE) -> Tensor:
     """Patches (N,C·k²) of (1,C,h,w), divided by the patch size, so that distances are means over a patch's pixels."""
-    return F.unfold(maps, PATCH_SIZE, stride=stride)[0].T.div_(PATCH_SIZE)
+    return F.unfold(maps, side, stride=stride)[0].T.div_(side)
 
 
 def _unfold_all(maps: Sequence[Tensor]) -> Tensor:

@@ -265,3 +265,23 @@ def test_the_whole_painting_gives_what_is_around_the_head() -> None:
     source, _, column = patches.locate(torch.arange(len(patches.values)))
     assert bool(patches.is_open[source == 0].all())
     assert torch.equal(patches.is_open[source == 1], column[source == 1] >= 16)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_paint_of_one_part_is_hardly_laid_on_another(factor: int) -> None:
+    """Everything was found where red hair meets a blue ground; known regions keep the edge sharp all the same."""
+    masks, places = torch.zeros(1, len(REGIONS), 32, 32), torch.arange(32)
+    hair, ground = REGIONS.index("hair"), REGIONS.index("background")
+    masks[:, hair], masks[:, ground] = (places < 16).float(), (places >= 16).float()
+    red = masks[:, hair, None] * torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+    painting = red + masks[:, ground, None] * torch.tensor([-1.0, -1.0, 1.0])[:, None, None]
+    pictures, distances = [F.interpolate(painting, scale_factor=factor)], []
+    for regions in (masks, None):
+        patches = Patches([(painting, regions)])
+        guide = Guide(painting, masks, ("hair", "background"), 1, 1.0)
+        straddling = int((patches.locate(torch.arange(len(patches.values)))[2] == 16 - PATCH_SIZE // 2).nonzero()[0])
+        count = len(guide.weights)
+        found = Found(guide, patches, torch.full((count,), straddling), torch.zeros(count))
+        canvas = guide.vote(found) if factor == 1 else guide.enlarge(found, pictures, factor)
+        distances.append(float((canvas - pictures[0]).abs().mean(1)[..., 8 * factor : -8 * factor].mean()))
+    assert distances[0] < 0.3 * distances[1]
