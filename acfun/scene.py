@@ -17,6 +17,7 @@ from acfun.portrait import Portrait
 MARGIN = 3.0  # pixels around heads that are hidden with them: half a patch of the brushwork
 REACH = 1.0  # pupil distances around them, in which hair and skin are hidden too
 OPAQUE = 0.9  # from which share on nothing is seen of what is behind a portrait
+MIN_LEFT = 0.1  # of hair and skin, from which on they colour what is around them
 MIN_SEEN = 0.7  # of body and background, in what is neither
 _BODY, _BACKGROUND = REGIONS.index("body"), REGIONS.index("background")
 _HEAD = [REGIONS.index(name) for name in ("skin", "hair")]
@@ -52,6 +53,8 @@ def build_scene(
     masks[:, _HEAD] = left
     masks[:, [_BODY, _BACKGROUND]] = is_scene * torch.cat([body, 1 - body], 1)
     large = (enlargement * size[0], enlargement * size[1])
-    known, left = (F.interpolate(mask, large, mode="bilinear") for mask in (known, left.sum(1, keepdim=True)))
+    # What is behind heads goes on without the hair beside it.
+    shown_around = known * (1 - grow((left.sum(1, keepdim=True) > MIN_LEFT).float(), MARGIN).round())
+    known, shown_around = (F.interpolate(mask, large, mode="bilinear") for mask in (known, shown_around))
     image = resize(photo, large)
-    return Portrait(torch.lerp(fill(image, known * (1 - left)), image, known), points[:1], given_regions=masks)
+    return Portrait(torch.lerp(fill(image, shown_around), image, known), points[:1], given_regions=masks)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from acfun.style import Style
 
 # What says where a fit reads, writes and computes, not what comes out of it; the pictures count by content.
-FIT_REVISION = 1  # raised whenever the same fit learns or keeps something else than before, within a version
+FIT_REVISION = 2  # raised whenever the same fit learns or keeps something else than before, within a version
 _WHERE_FIELDS = select_fields("painting", "photos", "base", "device", "memory", "run")
 
 

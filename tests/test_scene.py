@@ -68,8 +68,10 @@ def test_hair_goes_on_behind_the_border_of_a_portrait() -> None:
     assert float(scene.masks["hair"][hair].mean()) > 0.6
     distance = (scene.image - torch.tensor(HAIR)[None, :, None, None]).norm(dim=1)[0]
     assert float(distance[hair].mean()) < 0.3
-    # Behind the opaque part of the portrait it does not go on.
+    # Behind the opaque part of the portrait it does not go on, nor does its colour.
     assert float(distance[top + 9 : top + 14, SIZE // 2 - 4 : SIZE // 2 + 4].min()) > 1
+    behind = scene.image[0, :, top + 9 : top + 25, SIZE // 2 - 20 : SIZE // 2 + 20]
+    assert float((behind - torch.tensor(GROUND)[:, None, None]).abs().max()) < 0.05
 
 
 def test_necks_beyond_the_portraits_are_neither_ground_nor_clothes() -> None:

@@ -27,6 +27,8 @@ CLOTHES_CHANCE = 1.0  # beside the body: as likely as the background
 # Colours of what is hair or ground for certain tell loose hair, in pupil distances from hair, from ground: all of it
 # where they are by this factor, as a logarithm, more likely.
 SURE_HAIR, SURE_GROUND, HAIR_REACH, SURE_RATIO = 0.8, 0.95, 0.9, 1.5
+# The same of locks on clothes; how far hair goes on there, in reaches, and the breadth of a lock in pupil distances.
+SURE_BODY, LOCK_RATIO, NUM_LOCKS, LOCK_BREADTH = 0.8, 2.0, 3, 0.13
 CORE_BLUR, MIN_CORE = 0.15, 0.9
 FILTER_RADIUS, COARSE_EPSILON, FINE_EPSILON = 3, 1e-2, 1e-3
 FEATURES_CERTAINTY = 0.5  # eyes and mouth are where landmarks are, or nowhere
@@ -53,8 +55,7 @@ def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *,
     placed = scale_points(points, size, small)
     expected = _expect_parts(placed, small, certainty)
     parts, shares = _agree(expected, lab)
-    margin = HAIR_REACH * float(measure_pupil_distance(placed[0]))
-    parts = _gather_hair(parts, shares, margin) if gathers_hair else parts
+    parts = _gather_hair(parts, shares, float(measure_pupil_distance(placed[0]))) if gathers_hair else parts
     enlarged = F.interpolate(parts, size, mode="bilinear")
     face, hair, body, background = _filter_guided(_convert_to_lab(picture), enlarged, FINE_EPSILON).split(1, 1)
     features = draw_regions(points, size)[:, 1:3] * float(certainty >= FEATURES_CERTAINTY)
@@ -127,14 +128,27 @@ def _compute_likelihoods(parts: Tensor, shares: Tensor) -> Tensor:
     return likelihoods
 
 
-def _gather_hair(parts: Tensor, shares: Tensor, margin: float) -> Tensor:
-    """Parts (1,4,h,w) in which ground beside hair that has hair's colours is hair, up to `margin` pixels away."""
+def _gather_hair(parts: Tensor, shares: Tensor, unit: float) -> Tensor:
+    """Parts (1,4,h,w) in which ground and clothes beside hair are hair where they have its colours.
+
+    On clothes, which long hair lies on, it goes on from one lock to the next; pupils are `unit` pixels apart.
+    """
     face, hair, body, ground = parts.split(1, 1)
-    near = (reach((hair > 0.5).float(), margin) > 0.5).float()
-    sure = torch.cat([hair > SURE_HAIR, ground > SURE_GROUND], 1).float()
-    of_hair, of_ground = _compute_likelihoods(sure, shares).T.view(2, *hair.shape)
-    moved = near * ground * ((of_hair / of_ground).log() / SURE_RATIO).clamp(0, 1)
-    return torch.cat([face, hair + moved, body, ground - moved], 1)
+    near = _is_near(hair, HAIR_REACH * unit)
+    is_sure = torch.cat([hair > SURE_HAIR, (body > SURE_BODY) & ~near, ground > SURE_GROUND], 1)
+    of_hair, of_body, of_ground = _compute_likelihoods(is_sure.float(), shares).T.view(3, *hair.shape)
+    loose = near * ground * ((of_hair / of_ground).log() / SURE_RATIO).clamp(0, 1)
+    is_lock = ((of_hair / of_body).log() / LOCK_RATIO).clamp(0, 1) * float(is_sure[:, 1].any())
+    # Chains, seams and what is in a pattern are narrower.
+    is_broad = (4 * blur((hair + is_lock).clamp(max=1), LOCK_BREADTH * unit) - 2).clamp(0, 1)
+    locks = torch.zeros_like(body)
+    for _ in range(NUM_LOCKS):
+        locks = _is_near(hair + locks, HAIR_REACH * unit) * body * is_lock * is_broad
+    return torch.cat([face, hair + loose + locks, body - locks, ground - loose], 1)
+
+
+def _is_near(mask: Tensor, margin: float) -> Tensor:
+    return reach((mask > 0.5).float(), margin) > 0.5
 
 
 def _share_colours(colours: Tensor) -> Tensor:

@@ -76,6 +76,27 @@ def test_loose_hair_is_hair_where_it_is_asked_for() -> None:
     )
 
 
+def test_long_hair_on_clothes_is_hair_and_chains_are_not() -> None:
+    landmarks = place_mean_face(SIZE // 2)[None] + torch.tensor([SIZE / 4, 5.0])
+    unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
+    middle = landmarks[0, :2].mean(0)
+    drawn = dict(zip(REGIONS, draw_regions(landmarks, (SIZE, SIZE))[0] > 0.5, strict=True))
+    down, across = (torch.arange(SIZE)[:, None] - middle[1]) / unit, (torch.arange(SIZE) - middle[0]) / unit
+    clothes = (down > 2) & (across.abs() < 3.5) & ~drawn["skin"]
+    locks = (across.abs() > 1) & (across.abs() < 1.6) & (down > 0) & (down < 4)
+    chain = (across.abs() < 0.05) & (down > 2.6)
+    colours = [("body", clothes), ("hair", drawn["hair"] | locks | chain)]
+    image = torch.tensor(COLOURS["background"])[:, None, None].expand(3, SIZE, SIZE)
+    for name, mask in [("skin", drawn["skin"] | drawn["eyes"] | drawn["mouth"]), *colours]:
+        image = torch.where(mask, torch.tensor(COLOURS[name])[:, None, None], image)
+    noise = 0.1 * torch.randn((1, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    picture, low = (image + noise).clamp(-1, 1), locks & clothes & (down < 3.8) & (down > 2.2)
+    found = [name_parts(segment_regions(picture, landmarks, gathers_hair=gathers)) for gathers in (False, True)]
+    assert float(found[0]["hair"][low].mean()) < 0.5 < 0.8 < float(found[1]["hair"][low].mean())
+    assert float(found[1]["body"][clothes & ~locks & ~chain & (down > 2.5)].mean()) > 0.9
+    assert float(found[1]["hair"][chain & clothes].mean()) < 0.3
+
+
 def test_wide_clothes_are_body_and_the_ground_beside_them_is_not() -> None:
     landmarks = place_mean_face(SIZE // 3)[None] + SIZE / 3
     unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
