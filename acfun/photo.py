@@ -15,7 +15,8 @@ from acfun.config import Extent, FaceChoice
 from acfun.errors import NoFaceFoundError
 from acfun.face.align import feather_mask, invert_transform, paste_back, portrait_transform, scale_points, warp
 from acfun.face.finder import Face, FaceFinder, explain_no_face, find_faces
-from acfun.face.segmentation import segment_regions
+from acfun.face.regions import REGIONS
+from acfun.face.segmentation import lend_hair, segment_regions
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.portrait import (
     MAX_STYLE_SIDE,
@@ -26,7 +27,7 @@ from acfun.portrait import (
     place_mean_face,
 )
 from acfun.proportions import measure_departure, take_on
-from acfun.scene import build_scene
+from acfun.scene import build_scene, segment_photo
 from acfun.style import Style
 
 SHAPE_SCALE = 0.75
@@ -197,11 +198,14 @@ def stylize_photo(
     photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, partial(_choose_size, pipe, sampling))
     if not faces:
         return tensor_to_pil(resize(paint_portrait(pipe, portraits[0], **sampling), (image.height, image.width)))
-    seen = [look_at(portrait, pipe.base.resolution) for portrait in portraits]
+    landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
+    regions = segment_photo(photo, landmarks, _choose_scene_size(pipe, image.height, image.width))
+    hair = F.interpolate(regions[:, REGIONS.index("hair"), None], (image.height, image.width), mode="bilinear")
+    seen = [look_at(portrait, pipe.base.resolution, hair) for portrait in portraits]
     outlines = [outline_head(head, portrait.image.shape[-1]) for head, portrait in zip(seen, portraits, strict=True)]
     if paints_scene:
         heads = place_heads(portraits, outlines, (image.height, image.width))
-        photo = paint_scene(pipe, photo, faces, heads, **sampling)
+        photo = paint_scene(pipe, photo, landmarks, regions, heads, **sampling)
     for portrait, head, outline in zip(portraits, seen, outlines, strict=True):
         assert portrait.transform is not None
         painted = _paint(pipe, replace(head, image=portrait.image), **sampling)
@@ -209,25 +213,24 @@ def stylize_photo(
     return tensor_to_pil(photo)
 
 
-def paint_scene(pipe: Any, photo: Tensor, faces: Sequence[Face], heads: Tensor, **sampling: Unpack[Sampling]) -> Tensor:
+def paint_scene(
+    pipe: Any, photo: Tensor, landmarks: Tensor, regions: Tensor, heads: Tensor, **sampling: Unpack[Sampling]
+) -> Tensor:
     """The photograph (1,3,H,W) in [-1,1] without heads, painted with its shorter side at the base's resolution.
 
     Args:
         pipe: a `FaceStylizationPipeline` with a style in it.
         photo: the photograph.
-        faces: in it, the largest first; they tell what is body and background.
+        landmarks: (F,189,2) pixels, of its faces, the largest first.
+        regions: (1,6,h,w) of `segment_photo`, of the size that is sampled.
         heads: (1,2,H,W) of `place_heads`.
         sampling: for the pipeline; no guide, since there is nobody to move towards.
     """
     height, width = photo.shape[-2:]
-    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
-    scale = _measure_scene(pipe, min(height, width), max(height, width)) / min(height, width)
-    small = [step * max(1, round(side * scale / step)) for side in (height, width)]
-    landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
     sampling["num_guide_steps"] = 0
     sampling["enlargement"] = _choose_enlargement(pipe, sampling, min(height, width))
-    scene = build_scene(photo, landmarks, heads, (small[0], small[1]), sampling["enlargement"])
-    painted = _paint(pipe, scene, height=small[0], width=small[1], **sampling)
+    scene = build_scene(photo, landmarks, regions, heads, sampling["enlargement"])
+    painted = _paint(pipe, scene, height=regions.shape[-2], width=regions.shape[-1], **sampling)
     return resize(painted, (height, width))
 
 
@@ -253,12 +256,19 @@ def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling
     return _paint(pipe, replace(look_at(portrait, pipe.base.resolution), image=portrait.image), **sampling)
 
 
-def look_at(portrait: CutPortrait, resolution: int) -> Portrait:
-    """A cut portrait as the base sees it, at its resolution, with its regions; long and loose hair is hair."""
+def look_at(portrait: CutPortrait, resolution: int, hair: Tensor | None = None) -> Portrait:
+    """A cut portrait as the base sees it, at its resolution, with its regions; long and loose hair is hair.
+
+    `hair` (1,1,H,W) in [0,1] is that of the photograph that it was cut from.
+    """
     side = portrait.image.shape[-1]
     landmarks = scale_points(portrait.landmarks, (side, side), (resolution, resolution))
     image = resize(portrait.image, resolution)
-    return Portrait(image, landmarks, given_regions=segment_regions(image, landmarks, gathers_hair=True))
+    regions = segment_regions(image, landmarks, gathers_hair=True)
+    if hair is not None and portrait.transform is not None:
+        placed = warp(hair, portrait.transform, (side, side), padding_mode="zeros")
+        regions = lend_hair(regions, F.adaptive_avg_pool2d(placed, resolution), landmarks)
+    return Portrait(image, landmarks, given_regions=regions)
 
 
 def outline_head(head: Portrait, side: int) -> Tensor:
@@ -292,6 +302,14 @@ def _measure_scene(pipe: Any, shorter: int, longer: int) -> float:
     """Shorter side, pixels, at which a photograph with sides of so many is sampled as a scene."""
     resolution: int = pipe.base.resolution
     return resolution * min(1, MAX_SCENE_SIDE * shorter / longer)
+
+
+def _choose_scene_size(pipe: Any, height: int, width: int) -> tuple[int, int]:
+    """(height, width) at which it is sampled, in steps that the base can do."""
+    step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
+    scale = _measure_scene(pipe, min(height, width), max(height, width)) / min(height, width)
+    sides = [step * max(1, round(side * scale / step)) for side in (height, width)]
+    return sides[0], sides[1]
 
 
 def _measure_painting(pipe: Any, sampling: Mapping[str, Any], shorter: int, longer: int) -> float:

@@ -23,22 +23,26 @@ _BODY, _BACKGROUND = REGIONS.index("body"), REGIONS.index("background")
 _HEAD = [REGIONS.index(name) for name in ("skin", "hair")]
 
 
-def build_scene(
-    photo: Tensor, landmarks: Tensor, heads: Tensor, size: tuple[int, int], enlargement: int = 1
-) -> Portrait:
+def segment_photo(photo: Tensor, landmarks: Tensor, size: tuple[int, int]) -> Tensor:
+    """The `REGIONS` (1,6,*size) in [0,1] of a photograph (1,3,H,W) with landmarks (F,189,2); loose hair is hair."""
+    points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
+    return segment_people(resize(photo, size), points, gathers_hair=True)
+
+
+def build_scene(photo: Tensor, landmarks: Tensor, regions: Tensor, heads: Tensor, enlargement: int = 1) -> Portrait:
     """A photograph whose heads are filled from around them, with regions of bodies, background, hair and necks left.
 
     Args:
         photo: (1,3,H,W) in [-1,1].
         landmarks: (F,189,2) pixels, of its faces, the largest first.
+        regions: (1,6,h,w) of `segment_photo`; those of the scene are of this size.
         heads: (1,2,H,W) in [0,1], what is to be hidden, and where the portraits are that show it. Hair and necks that
             reach to where portraits run out, or beyond, stay.
-        size: (height, width) of the scene's regions.
         enlargement: the picture is this many times as large.
     """
-    image, (hidden, shown) = resize(photo, size), F.interpolate(heads, size, mode="area").split(1, 1)
+    size = (regions.shape[-2], regions.shape[-1])
+    hidden, shown = F.interpolate(heads, size, mode="area").split(1, 1)
     points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
-    regions = segment_people(image, points, gathers_hair=True)
     body, background = regions[:, _BODY, None], regions[:, _BACKGROUND, None]
     unit = float(measure_pupil_distance(points[0]))
     # Where a portrait runs out, the same hair must stand behind it.

@@ -28,6 +28,7 @@ from acfun.photo import (
 )
 from acfun.pipelines.face_stylization import FaceStylizationPipeline
 from acfun.portrait import place_mean_face
+from acfun.scene import segment_photo
 from tests.tiny import RESOLUTION, make_tiny_base
 
 STEPS = 3
@@ -103,7 +104,9 @@ def test_the_scene_is_painted_too_and_faces_on_top_of_it(pipe: FaceStylizationPi
     outlines = [outline_head(look_at(portrait, RESOLUTION), 2 * RESOLUTION) for portrait in portraits]
     heads = place_heads(portraits, outlines, (photo.height, photo.width))
     assert float(heads[0, 0, 30:60, 25:55].mean()) > 0.8 > 0.01 > float(heads[..., 80:].max())
-    painted = paint_scene(pipe, pil_to_tensor(photo), faces, heads, **sampling())
+    landmarks = torch.stack([face.landmarks for face in faces])
+    regions = segment_photo(pil_to_tensor(photo), landmarks, (RESOLUTION, 56))
+    painted = paint_scene(pipe, pil_to_tensor(photo), landmarks, regions, heads, **sampling())
     scene = np.asarray(tensor_to_pil(painted)).astype(int)
     whole = np.asarray(stylize_photo(pipe, photo, faces, **sampling())).astype(int)
     assert scene.shape == whole.shape == (photo.height, photo.width, 3)

@@ -1,15 +1,20 @@
 """Scenes: heads are gone, what stands around them goes on behind them, and bodies are told from the ground."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from acfun.face.regions import REGIONS, draw_regions
-from acfun.portrait import place_mean_face
-from acfun.scene import build_scene
+from acfun.portrait import Portrait, place_mean_face
+from acfun.scene import build_scene, segment_photo
 
 SIZE = 128
 SKIN, HAIR, BODY, GROUND = (0.6, 0.2, 0.0), (-0.6, -0.8, -0.9), (-0.5, 0.4, -0.6), (0.5, 0.6, 0.9)
 COLOURS = dict(zip(REGIONS, (SKIN, SKIN, SKIN, HAIR, BODY, GROUND), strict=True))
+
+
+def cut_scene(photo: Tensor, landmarks: Tensor, heads: Tensor, enlargement: int = 1) -> Portrait:
+    return build_scene(photo, landmarks, segment_photo(photo, landmarks, (SIZE, SIZE)), heads, enlargement)
 
 
 def test_heads_are_hidden_and_bodies_and_ground_remain() -> None:
@@ -23,7 +28,7 @@ def test_heads_are_hidden_and_bodies_and_ground_remain() -> None:
         image = torch.lerp(image, colours, 1 - drawn[:, -1:])
         heads = torch.maximum(heads, drawn[:, :4].sum(1, keepdim=True))
         bodies = torch.maximum(bodies, drawn[:, REGIONS.index("body"), None])
-    scene = build_scene(image, landmarks, torch.cat([heads, torch.ones_like(heads)], 1), (SIZE, SIZE))
+    scene = cut_scene(image, landmarks, torch.cat([heads, torch.ones_like(heads)], 1))
     assert scene.regions is not None
     masks = dict(zip(REGIONS, scene.regions[0], strict=True))
     torch.testing.assert_close(scene.regions.sum(1), torch.ones(1, SIZE, SIZE))
@@ -49,7 +54,7 @@ def test_hair_beyond_the_portraits_stays() -> None:
     beyond = tower[0, 0] * (torch.arange(SIZE) < top - 4)[:, None] > 0
     for is_cut in (True, False):
         portraits = shown if is_cut else torch.ones_like(shown)
-        scene = build_scene(image, face, torch.cat([heads * portraits, portraits], 1), (SIZE, SIZE))
+        scene = cut_scene(image, face, torch.cat([heads * portraits, portraits], 1))
         assert (float(scene.masks["hair"][beyond].mean()) > 0.7) == is_cut
         distance = (scene.image - torch.tensor(HAIR)[None, :, None, None]).norm(dim=1)[0, beyond]
         assert (float(distance.mean()) < 0.2) == is_cut
@@ -64,7 +69,7 @@ def test_hair_goes_on_behind_the_border_of_a_portrait() -> None:
     assert int(hair.sum()) > 20
     # The portrait is half transparent down to eight pixels below the hair's upper edge, and opaque from there on.
     shown = torch.where(torch.arange(SIZE) < top + 8, 0.6, 1.0)[:, None].expand(1, 1, SIZE, SIZE)
-    scene = build_scene(image, face, torch.cat([shown * drawn[:, :4].sum(1, keepdim=True), shown], 1), (SIZE, SIZE))
+    scene = cut_scene(image, face, torch.cat([shown * drawn[:, :4].sum(1, keepdim=True), shown], 1))
     assert float(scene.masks["hair"][hair].mean()) > 0.6
     distance = (scene.image - torch.tensor(HAIR)[None, :, None, None]).norm(dim=1)[0]
     assert float(distance[hair].mean()) < 0.3
@@ -81,7 +86,7 @@ def test_necks_beyond_the_portraits_are_neither_ground_nor_clothes() -> None:
     lowest = int((drawn[0, 0].amax(1) > 0.5).nonzero()[-1])
     shown = (torch.arange(SIZE) < lowest - 12)[:, None].float().expand(1, 1, SIZE, SIZE)
     heads = drawn[:, :4].sum(1, keepdim=True) * shown
-    scene = build_scene(image, face, torch.cat([heads, shown], 1), (SIZE, SIZE))
+    scene = cut_scene(image, face, torch.cat([heads, shown], 1))
     neck = (drawn[0, 0] > 0.95) * (torch.arange(SIZE) > lowest - 8)[:, None] > 0
     assert int(neck.sum()) > 20
     assert float(scene.masks["skin"][neck].mean()) > 0.6
@@ -95,7 +100,7 @@ def test_a_scene_may_be_finer_than_its_regions() -> None:
     photo = F.interpolate(image, scale_factor=2) + stripes
     heads = torch.cat([drawn[:, :4].sum(1, keepdim=True), torch.ones_like(drawn[:, :1])], 1)
     heads = F.interpolate(heads, scale_factor=2)
-    scene = build_scene(photo, 2 * (face + 0.5) - 0.5, heads, (SIZE, SIZE), 2)
+    scene = cut_scene(photo, 2 * (face + 0.5) - 0.5, heads, 2)
     assert scene.image.shape == (1, 3, 2 * SIZE, 2 * SIZE)
     assert scene.regions is not None and scene.regions.shape == (1, len(REGIONS), SIZE, SIZE)
     torch.testing.assert_close(scene.image[..., :20, :], photo[..., :20, :], atol=0.02, rtol=0)

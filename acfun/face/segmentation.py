@@ -32,6 +32,8 @@ SURE_BODY, LOCK_RATIO, NUM_LOCKS, LOCK_BREADTH = 0.8, 2.0, 3, 0.13
 CORE_BLUR, MIN_CORE = 0.15, 0.9
 FILTER_RADIUS, COARSE_EPSILON, FINE_EPSILON = 3, 1e-2, 1e-3
 FEATURES_CERTAINTY = 0.5  # eyes and mouth are where landmarks are, or nowhere
+MIN_LENT = 0.6  # of hair in a larger picture, from which on it is hair in a portrait, too
+_HAIR = REGIONS.index("hair")
 _FACE = [REGIONS.index(name) for name in ("skin", "eyes", "mouth")]
 
 
@@ -80,6 +82,23 @@ def segment_people(image: Tensor, people: Tensor, certainty: float = 1.0, *, gat
     figures, background = regions[:, :-1].amax(0, keepdim=True), regions[:, -1:].amin(0, keepdim=True)
     share = (1 - background) / figures.sum(1, keepdim=True).clamp(min=1e-6)
     return torch.cat([share * figures, background], 1)
+
+
+def lend_hair(regions: Tensor, hair: Tensor, landmarks: Tensor) -> Tensor:
+    """Regions (1,6,H,W) of a portrait in which ground and clothes beside hair are hair where a larger picture says so.
+
+    The larger picture shows more of ground and clothes, so that it tells dark hair from a dark coat.
+
+    Args:
+        regions: of the portrait.
+        hair: (1,1,H,W) in [0,1], hair of the larger picture, where it is in the portrait.
+        landmarks: (1,189,2) pixels of the portrait.
+    """
+    near = _is_near(regions[:, _HAIR, None], HAIR_REACH * float(measure_pupil_distance(landmarks[0])))
+    share = near * ((hair - MIN_LENT) / (1 - MIN_LENT)).clamp(0, 1)
+    lent = share * regions[:, _HAIR + 1 :]
+    face, own, rest = regions[:, :_HAIR], regions[:, _HAIR, None], regions[:, _HAIR + 1 :]
+    return torch.cat([face, own + lent.sum(1, keepdim=True), rest - lent], 1)
 
 
 def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from acfun.face.regions import FACE_OVAL, REGIONS, draw_polygon, draw_regions
-from acfun.face.segmentation import segment_regions
+from acfun.face.segmentation import lend_hair, segment_regions
 from acfun.portrait import place_mean_face
 
 SIZE = 192
@@ -95,6 +95,25 @@ def test_long_hair_on_clothes_is_hair_and_chains_are_not() -> None:
     assert float(found[0]["hair"][low].mean()) < 0.5 < 0.8 < float(found[1]["hair"][low].mean())
     assert float(found[1]["body"][clothes & ~locks & ~chain & (down > 2.5)].mean()) > 0.9
     assert float(found[1]["hair"][chain & clothes].mean()) < 0.3
+
+
+def test_hair_is_lent_to_a_portrait_where_it_is_certain_and_beside_its_own() -> None:
+    landmarks = place_mean_face(SIZE)[None]
+    unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
+    regions, places = torch.zeros(1, len(REGIONS), SIZE, SIZE), torch.arange(SIZE)
+    hair, ground, skin = (REGIONS.index(name) for name in ("hair", "background", "skin"))
+    regions[:, skin, 100:], regions[:, ground, :100] = 1, 1
+    regions[:, hair, 90:100], regions[:, ground, 90:100] = 1, 0
+    known = torch.zeros(1, 1, SIZE, SIZE)
+    known[..., : SIZE // 2] = (places < 110)[:, None].float()
+    known[..., SIZE // 2 :] = 0.5
+    lent = lend_hair(regions, known, landmarks)
+    torch.testing.assert_close(lent.sum(1), torch.ones(1, SIZE, SIZE))
+    near = slice(90 - int(0.7 * unit), 90)
+    assert float(lent[0, hair, near, : SIZE // 2 - 2].min()) == pytest.approx(1)
+    assert float(lent[0, hair, near, SIZE // 2 :].max()) == 0
+    assert float(lent[0, hair, : 90 - int(1.3 * unit)].max()) == 0
+    torch.testing.assert_close(lent[:, skin], regions[:, skin])
 
 
 def test_wide_clothes_are_body_and_the_ground_beside_them_is_not() -> None:
