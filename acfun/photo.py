@@ -197,18 +197,16 @@ def stylize_photo(
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     photo, portraits = pil_to_tensor(image), cut_portraits(image, faces, partial(_choose_size, pipe, sampling))
     if not faces:
-        return tensor_to_pil(resize(paint_portrait(pipe, portraits[0], **sampling), (image.height, image.width)))
-    landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
-    regions = segment_photo(photo, landmarks, _choose_scene_size(pipe, image.height, image.width))
-    hair = F.interpolate(regions[:, REGIONS.index("hair"), None], (image.height, image.width), mode="bilinear")
-    seen = [look_at(portrait, pipe.base.resolution, hair) for portrait in portraits]
+        painted = paint_portrait(pipe, portraits[0], look_at(portraits[0], pipe.base.resolution), **sampling)
+        return tensor_to_pil(resize(painted, (image.height, image.width)))
+    landmarks, regions, seen = _look_at_people(pipe, photo, faces, portraits)
     outlines = [outline_head(head, portrait.image.shape[-1]) for head, portrait in zip(seen, portraits, strict=True)]
     if paints_scene:
         heads = place_heads(portraits, outlines, (image.height, image.width))
         photo = paint_scene(pipe, photo, landmarks, regions, heads, **sampling)
     for portrait, head, outline in zip(portraits, seen, outlines, strict=True):
         assert portrait.transform is not None
-        painted = _paint(pipe, replace(head, image=portrait.image), **sampling)
+        painted = paint_portrait(pipe, portrait, head, **sampling)
         photo = paste_back(photo, painted, portrait.transform, shown=outline)
     return tensor_to_pil(photo)
 
@@ -244,16 +242,31 @@ def stylize_portraits(
     sampling.pop("min_side", None)
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     portraits = cut_portraits(image, faces, partial(_choose_size, pipe, sampling))
-    painted = (paint_portrait(pipe, portrait, **sampling) for portrait in portraits)
-    return [tensor_to_pil(picture) for picture in painted]
+    if faces:
+        seen = _look_at_people(pipe, pil_to_tensor(image), faces, portraits)[2]
+    else:
+        seen = [look_at(portraits[0], pipe.base.resolution)]
+    pairs = zip(portraits, seen, strict=True)
+    return [tensor_to_pil(paint_portrait(pipe, portrait, head, **sampling)) for portrait, head in pairs]
 
 
-def paint_portrait(pipe: Any, portrait: CutPortrait, **sampling: Unpack[Sampling]) -> Tensor:
-    """Run the pipeline on one portrait: (1,3,kS,kS) in [-1,1], on the CPU.
+def paint_portrait(pipe: Any, portrait: CutPortrait, seen: Portrait, **sampling: Unpack[Sampling]) -> Tensor:
+    """Run the pipeline on one portrait, of which `look_at` gives what is `seen`: (1,3,kS,kS) in [-1,1], on the CPU.
 
     S is the base's resolution, and k the enlargement, or when that is left out as much as the portrait is larger.
     """
-    return _paint(pipe, replace(look_at(portrait, pipe.base.resolution), image=portrait.image), **sampling)
+    return _paint(pipe, replace(seen, image=portrait.image), **sampling)
+
+
+def _look_at_people(
+    pipe: Any, photo: Tensor, faces: Sequence[Face], portraits: Sequence[CutPortrait]
+) -> tuple[Tensor, Tensor, list[Portrait]]:
+    """Landmarks (F,189,2) of a photograph, its regions as it is sampled, and its portraits as the base sees them."""
+    landmarks = torch.stack([face.landmarks.to(photo) for face in faces])
+    size = (photo.shape[-2], photo.shape[-1])
+    regions = segment_photo(photo, landmarks, _choose_scene_size(pipe, *size))
+    hair = F.interpolate(regions[:, REGIONS.index("hair"), None], size, mode="bilinear")
+    return landmarks, regions, [look_at(portrait, pipe.base.resolution, hair) for portrait in portraits]
 
 
 def look_at(portrait: CutPortrait, resolution: int, hair: Tensor | None = None) -> Portrait:
