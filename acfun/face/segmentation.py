@@ -57,7 +57,8 @@ def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *,
     placed = scale_points(points, size, small)
     expected = _expect_parts(placed, small, certainty)
     parts, shares = _agree(expected, lab)
-    parts = _gather_hair(parts, shares, float(measure_pupil_distance(placed[0]))) if gathers_hair else parts
+    unit = float(measure_pupil_distance(placed[0]).clamp(min=1))
+    parts = _gather_hair(parts, shares, unit) if gathers_hair else parts
     enlarged = F.interpolate(parts, size, mode="bilinear")
     face, hair, body, background = _filter_guided(_convert_to_lab(picture), enlarged, FINE_EPSILON).split(1, 1)
     features = draw_regions(points, size)[:, 1:3] * float(certainty >= FEATURES_CERTAINTY)

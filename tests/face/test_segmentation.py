@@ -97,6 +97,12 @@ def test_long_hair_on_clothes_is_hair_and_chains_are_not() -> None:
     assert float(found[1]["hair"][chain & clothes].mean()) < 0.3
 
 
+def test_tiny_faces_have_regions_too() -> None:
+    landmarks = (place_mean_face(SIZE)[None] - SIZE / 2) * 0 + SIZE / 2
+    regions = segment_regions(draw_sitter()[0], landmarks, gathers_hair=True)
+    torch.testing.assert_close(regions.sum(1), torch.ones(1, SIZE, SIZE))
+
+
 def test_hair_is_lent_to_a_portrait_where_it_is_certain_and_beside_its_own() -> None:
     landmarks = place_mean_face(SIZE)[None]
     unit = float((landmarks[0, 1] - landmarks[0, 0]).norm())
