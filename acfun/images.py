@@ -136,12 +136,6 @@ def resize(tensor: Tensor, size: int | tuple[int, int]) -> Tensor:
     return F.interpolate(tensor, target, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
 
 
-def fit_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """A size (height, width) made smaller in proportion, where its shorter side is longer than `side`."""
-    scale = min(1.0, side / min(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
 def blur(maps: Tensor, deviation: float) -> Tensor:
     """Maps (B,C,h,w) blurred by a normal distribution, edges repeated outwards; deviation in pixels."""
     radius = int(3 * deviation) + 1

@@ -18,14 +18,7 @@ from acfun.face.finder import Face, FaceFinder, explain_no_face, find_faces
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import lend_hair, segment_regions
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
-from acfun.portrait import (
-    MAX_STYLE_SIDE,
-    STYLE_SIDE,
-    Portrait,
-    cut_head,
-    measure_frame,
-    place_mean_face,
-)
+from acfun.portrait import MAX_STYLE_SIDE, STYLE_SIDE, Portrait, cut_head, measure_frame, place_mean_face
 from acfun.proportions import measure_departure, take_on
 from acfun.scene import build_scene, segment_photo
 from acfun.style import Style
@@ -238,7 +231,10 @@ def stylize_portraits(
     faces: Sequence[Face],
     **sampling: Unpack[Sampling],
 ) -> list[Image.Image]:
-    """As `stylize_photo`, but the painted portraits alone: squares, one a face, each as large as it is painted."""
+    """As `stylize_photo`, but the painted portraits alone: squares, one a face, each as large as it is painted.
+
+    `min_side` says nothing here.
+    """
     sampling.pop("min_side", None)
     image, faces = shape_faces(image, faces, pipe.style, sampling.pop("shape_scale", SHAPE_SCALE))
     portraits = cut_portraits(image, faces, partial(_choose_size, pipe, sampling))

@@ -75,6 +75,12 @@ def compose_transforms(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([outer[:, :, :2] @ inner[:, :, :2], shift], -1)
 
 
+def fit_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """A size (height, width) made smaller in proportion, where its shorter side is longer than `side`."""
+    scale = min(1.0, side / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def scale_points(points: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Points (…,2) of an image of size `old` (height, width) where they are once it is resized to `new`."""
     ratio = points.new_tensor([new[1] / old[1], new[0] / old[0]])

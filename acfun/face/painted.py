@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from acfun.face.align import scale_points
+from acfun.face.align import fit_size, scale_points
 from acfun.face.finder import Face, FaceFinder, find_faces, load_face_finder
 from acfun.face.symmetry import mirror_landmarks
-from acfun.images import blur, compute_luma, fit_size, resize
+from acfun.images import blur, compute_luma, resize
 
 MIN_SCORE = 0.1
 USUAL_EXTENT = 0.4  # of a painted face, in shorter sides of the picture

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from skimage.color import rgb2lab
 from torch import Tensor
 
-from acfun.face.align import measure_pupil_distance, scale_points
+from acfun.face.align import fit_size, measure_pupil_distance, scale_points
 from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_clothes, draw_polygon, draw_regions
-from acfun.images import blur, fit_size, tensor_to_array
+from acfun.images import blur, tensor_to_array
 from acfun.masks import reach
 
 SIDE = 128  # of the shorter side, pixels, at which parts are told apart
