@@ -54,12 +54,15 @@ join
 mkdir -p "$run/base"
 cp -r "$run/vae/vae" "$run/clip/text_encoder" "$run/clip/tokenizer" "$run/base/"
 train_part unet "$second" "${data[@]}" --held-out "$shards/held_out" --base "$run/base" &
-train_part face_finder "$(awk "BEGIN { print 0.4 * $second }")" "${data[@]}" \
-  --held-out "$shards/held_photos" "$shards/held_renderings" "$shards/held_families" &
+held_faces=(--held-out "$shards/held_photos" "$shards/held_renderings" "$shards/held_families")
+{
+  train_part face_finder "$(awk "BEGIN { print 0.25 * $second }")" "${data[@]}" "${held_faces[@]}" &&
+    train_part landmark_refiner "$(awk "BEGIN { print 0.15 * $second }")" --finder "$run/face_finder/face_finder" "${data[@]}" "${held_faces[@]}"
+} &
 train_part identity "$(awk "BEGIN { print 0.6 * $second }")" --data "$shards/people" --held-out "$shards/held_people" --fit-head &
 join
 python -m train.assemble_mini --vae "$run/vae/vae" --unet "$run/unet/unet" --scheduler "$run/unet/scheduler" --clip "$run/clip" \
-  --face-finder "$run/face_finder/face_finder" --identity-encoder "$run/identity/identity_encoder" --output "$run/mini"
+  --face-finder "$run/landmark_refiner/face_finder" --identity-encoder "$run/identity/identity_encoder" --output "$run/mini"
 train_part identity_adapter "$third" "${data[@]}" --held-out "$shards/held_out" --base "$run/mini"
 python -m train.assemble_mini --identity-adapter "$run/identity_adapter/identity_adapter" --output "$run/mini"
 python -m train.evaluate_mini --base "$run/mini" "${data[@]}" --held-out "$shards/held_out" --output "$run/report"

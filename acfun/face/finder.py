@@ -1,9 +1,9 @@
 """Find faces and their 189 landmarks in photographs, paintings and renderings, with two small networks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from acfun.face.align import (
     warp,
 )
 from acfun.face.networks import DETECTOR_STRIDE, FaceDetector, LandmarkRegressor
+from acfun.face.refiner import LandmarkRefiner
 from acfun.face.storage import StoredModule
 from acfun.paths import mini_dir
 
@@ -86,7 +87,7 @@ class Landmarks:
 
 
 class FaceFinder(StoredModule):
-    """A detector and a landmark regressor, saved together.
+    """A detector, a landmark regressor and, where it has one, a refiner, saved together.
 
     Args:
         detector_channels: of the detector's three levels.
@@ -95,6 +96,7 @@ class FaceFinder(StoredModule):
         hidden_size: of the regressor's last hidden layer.
         crop_size: width of the regressor's input, pixels.
         mean_shape: (189,2) in the unit frame; zeros to be filled by loading.
+        refiner: arguments of the `LandmarkRefiner`; None for a finder without one.
 
     Attributes:
         point_detector: of another library, which finds faces in place of the embedded detector; None for that one.
@@ -111,6 +113,7 @@ class FaceFinder(StoredModule):
         hidden_size: int = 128,
         crop_size: int = 96,
         mean_shape: Tensor | None = None,
+        refiner: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.config = {
@@ -119,9 +122,11 @@ class FaceFinder(StoredModule):
             "regressor_channels": list(regressor_channels),
             "hidden_size": hidden_size,
             "crop_size": crop_size,
+            "refiner": dict(refiner) if refiner is not None else None,
         }
         self.detector = FaceDetector(detector_channels, detector_dilations)
         self.regressor = LandmarkRegressor(regressor_channels, hidden_size, crop_size, mean_shape)
+        self.refiner = LandmarkRefiner(**refiner) if refiner is not None else None
         self.point_detector: PointDetector | None = None
 
 
@@ -207,6 +212,8 @@ def frame_faces(images: Tensor, poses: Tensor, size: int) -> Tensor:
 def regress_landmarks(finder: FaceFinder, images: Tensor, poses: Tensor, *, num_passes: int = NUM_PASSES) -> Landmarks:
     """Find the landmarks of faces whose rough poses are known, each pass on a crop aligned by the one before.
 
+    The refiner, where there is one, has the last word on where they are, not on whether there is a face.
+
     Args:
         finder: in evaluation mode.
         images: (B,3,H,W) in [-1,1], or one (1,3,H,W) with all of the faces.
@@ -218,6 +225,10 @@ def regress_landmarks(finder: FaceFinder, images: Tensor, poses: Tensor, *, num_
         prediction = regressor(frame_faces(images, poses, regressor.crop_size))
         landmarks = transform_points(prediction.landmarks, poses)
         poses = fit_pose(landmarks, regressor.mean_shape)
+    if finder.refiner is not None:
+        crops = frame_faces(images, poses, finder.refiner.crop_size)
+        unit = transform_points(landmarks, invert_transform(poses))
+        landmarks = transform_points(finder.refiner(crops, unit, regressor.mean_shape)[-1], poses)
     error = prediction.log_error.exp() / INTER_PUPIL_FRACTION
     return Landmarks(landmarks, prediction.presence.sigmoid(), error)
 

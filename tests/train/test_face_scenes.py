@@ -13,7 +13,7 @@ from acfun.errors import DataError
 from acfun.face.finder import Face, FaceFinder
 from acfun.portrait import place_mean_face
 from acfun.synthetic.renderers import TRAINING_RENDERERS
-from train import pretrain_face_finder
+from train import pretrain_face_finder, pretrain_landmark_refiner
 from train.evaluate_face_finder import FACELESS_PARTS, FACES, score_paintings
 from train.face_scenes import open_face_shards, sample_faces
 from train.faceless import FACE_DRAWING, build_backgrounds, mine_crops
@@ -130,6 +130,40 @@ def test_a_run_goes_on_with_what_it_has_mined(shards: Path, tmp_path: Path, monk
     assert len(second["mined"]["values"]) == 2 * pretrain_face_finder.MINING_COUNT
     assert torch.equal(second["mined"]["values"][: len(first["mined"]["values"])], first["mined"]["values"])
     assert FaceFinder.from_pretrained(tmp_path / "run" / "face_finder").regressor.crop_size == CROP
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_refiner_joins_a_finder_that_stays_as_it_is(shards: Path, tmp_path: Path) -> None:
+    finder = build_finder(0.5)
+    finder.regressor.mean_shape.copy_((place_mean_face(SIZE) + 0.5) / SIZE)
+    finder.save_pretrained(tmp_path / "finder")
+    config = pretrain_landmark_refiner.RefinerConfig(
+        channels=(4, 4, 4, 4), feature_size=4, hidden_size=8, crop_size=CROP, batch_size=4, precision="no"
+    )
+
+    output = tmp_path / "run"
+
+    def refine(max_steps: int) -> FaceFinder:
+        arguments = argparse.Namespace(
+            data=[shards],
+            held_out=[shards],
+            finder=tmp_path / "finder",
+            output=output,
+            minutes=5.0,
+            max_steps=max_steps,
+            device="cpu",
+            resume=True,
+        )
+        pretrain_landmark_refiner.train(arguments, config)
+        return FaceFinder.from_pretrained(output / "face_finder")
+
+    refine(2)
+    refined = refine(3)
+    assert torch.load(output / "checkpoint.pt", weights_only=True)["ema"]["num_updates"] == 3
+    assert refined.refiner is not None
+    assert refined.refiner.own_offset.abs().max() > 0
+    own = {name: value.half().float() for name, value in finder.state_dict().items() if value.is_floating_point()}
+    assert all(torch.equal(value, refined.state_dict()[name]) for name, value in own.items())
 
 
 def test_newest_rows_are_kept() -> None:
