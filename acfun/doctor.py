@@ -30,7 +30,10 @@ LIBRARIES = (
     "numpy",
     "scikit-image",
 )
-BASE_PARTS = ("vae", "unet", "text_encoder", "image_encoder", "face_finder", "identity_encoder", "identity_adapter")
+BASE_PARTS = (
+    *("vae", "unet", "text_encoder", "image_encoder"),
+    *("face_finder", "segmenter", "identity_encoder", "identity_adapter"),
+)
 BASE_FILES = (
     "model_index.json",
     "scheduler/scheduler_config.json",

@@ -17,6 +17,7 @@ from acfun.face.align import feather_mask, invert_transform, paste_back, portrai
 from acfun.face.finder import Face, FaceFinder, explain_no_face, find_faces
 from acfun.face.regions import REGIONS
 from acfun.face.segmentation import lend_hair, segment_regions
+from acfun.face.segmenter import load_segmenter
 from acfun.images import blur, contact_sheet, pil_to_tensor, resize, tensor_to_pil
 from acfun.portrait import MAX_STYLE_SIDE, STYLE_SIDE, Portrait, cut_head, measure_frame, place_mean_face
 from acfun.proportions import measure_departure, take_on
@@ -266,14 +267,14 @@ def _look_at_people(
 
 
 def look_at(portrait: CutPortrait, resolution: int, hair: Tensor | None = None) -> Portrait:
-    """A cut portrait as the base sees it, at its resolution, with its regions; long and loose hair is hair.
+    """A cut portrait as the base sees it, at its resolution, with its regions.
 
     `hair` (1,1,H,W) in [0,1] is that of the photograph that it was cut from.
     """
     side = portrait.image.shape[-1]
     landmarks = scale_points(portrait.landmarks, (side, side), (resolution, resolution))
     image = resize(portrait.image, resolution)
-    regions = segment_regions(image, landmarks, gathers_hair=True)
+    regions = segment_regions(image, landmarks, segmenter=load_segmenter())
     if hair is not None and portrait.transform is not None:
         placed = warp(hair, portrait.transform, (side, side), padding_mode="zeros")
         regions = lend_hair(regions, F.adaptive_avg_pool2d(placed, resolution), landmarks)

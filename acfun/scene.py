@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from acfun.face.align import measure_pupil_distance, scale_points
 from acfun.face.regions import NECK_CONTOUR, REGIONS, draw_polygon
 from acfun.face.segmentation import segment_people
+from acfun.face.segmenter import load_segmenter
 from acfun.images import resize
 from acfun.masks import fill, grow
 from acfun.portrait import Portrait
@@ -24,9 +25,9 @@ _HEAD = [REGIONS.index(name) for name in ("skin", "hair")]
 
 
 def segment_photo(photo: Tensor, landmarks: Tensor, size: tuple[int, int]) -> Tensor:
-    """The `REGIONS` (1,6,*size) in [0,1] of a photograph (1,3,H,W) with landmarks (F,189,2); loose hair is hair."""
+    """The `REGIONS` (1,6,*size) in [0,1] of a photograph (1,3,H,W) with landmarks (F,189,2)."""
     points = scale_points(landmarks, (photo.shape[-2], photo.shape[-1]), size)
-    return segment_people(resize(photo, size), points, gathers_hair=True)
+    return segment_people(resize(photo, size), points, segmenter=load_segmenter())
 
 
 def build_scene(photo: Tensor, landmarks: Tensor, regions: Tensor, heads: Tensor, enlargement: int = 1) -> Portrait:

@@ -51,12 +51,21 @@ def assemble(parts: dict[str, Path], output: Path) -> int:
 def main() -> None:
     """Parse the command line and assemble."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("vae", "unet", "scheduler", "clip", "face-finder", "identity-encoder", "identity-adapter"):
+    for name in (
+        "vae",
+        "unet",
+        "scheduler",
+        "clip",
+        "face-finder",
+        "segmenter",
+        "identity-encoder",
+        "identity-adapter",
+    ):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     named = {"vae": args.vae, "unet": args.unet, "scheduler": args.scheduler}
-    named |= {"face_finder": args.face_finder, "identity_encoder": args.identity_encoder}
+    named |= {"face_finder": args.face_finder, "segmenter": args.segmenter, "identity_encoder": args.identity_encoder}
     named |= {"identity_adapter": args.identity_adapter}
     if args.clip is not None:
         named |= {part: args.clip / part for part in CLIP_PARTS}

@@ -6,7 +6,7 @@
 #     PRETRAIN_STEPS=2 train/pretrain_all.sh cpu RUN 1 40    # a rehearsal: two steps a part
 #
 # KIND chooses train/configs/*_KIND.toml, MINUTES is the time for training alone, COUNT the number of pictures. Parts that do
-# not need each other train side by side: VAE and CLIP pair, then UNet, face finder and identity encoder; the identity adapter,
+# not need each other train side by side: VAE and CLIP pair, then UNet, face finder, segmenter and identity encoder; the identity adapter,
 # which needs UNet and encoder, comes last. A second start with the same RUN goes on from the checkpoints. The base is RUN/mini;
 # the figures are in RUN/*/log.jsonl and RUN/report. The base in the package was made by the single commands of docs/RESULTS.md,
 # from shards that were not aligned.
@@ -47,6 +47,8 @@ write held_families --count 42 --rendered 1 --seed 9 --held-out --held-out-rende
 [ -f "$shards/held_people/labels.json" ] || python -m train.identity_bank --output "$shards/held_people" \
   --portrait-landmarks "$found" --held-out --workers "$workers"
 
+[ -f "$run/labels.npz" ] || python -m train.label_parts --output "$run/labels.npz" --portrait-landmarks "$found"
+
 data=(--data "$shards/aligned" "$shards/wild")
 train_part vae "$first" "${data[@]}" --held-out "$shards/held_out" &
 train_part clip "$first" "${data[@]}" --held-out "$shards/held_out" &
@@ -59,10 +61,12 @@ held_faces=(--held-out "$shards/held_photos" "$shards/held_renderings" "$shards/
   train_part face_finder "$(awk "BEGIN { print 0.25 * $second }")" "${data[@]}" "${held_faces[@]}" &&
     train_part landmark_refiner "$(awk "BEGIN { print 0.15 * $second }")" --finder "$run/face_finder/face_finder" "${data[@]}" "${held_faces[@]}"
 } &
-train_part identity "$(awk "BEGIN { print 0.6 * $second }")" --data "$shards/people" --held-out "$shards/held_people" --fit-head &
+train_part segmenter "$(awk "BEGIN { print 0.2 * $second }")" --labels "$run/labels.npz" &
+train_part identity "$(awk "BEGIN { print 0.4 * $second }")" --data "$shards/people" --held-out "$shards/held_people" --fit-head &
 join
 python -m train.assemble_mini --vae "$run/vae/vae" --unet "$run/unet/unet" --scheduler "$run/unet/scheduler" --clip "$run/clip" \
-  --face-finder "$run/landmark_refiner/face_finder" --identity-encoder "$run/identity/identity_encoder" --output "$run/mini"
+  --face-finder "$run/landmark_refiner/face_finder" --segmenter "$run/segmenter/segmenter" \
+  --identity-encoder "$run/identity/identity_encoder" --output "$run/mini"
 train_part identity_adapter "$third" "${data[@]}" --held-out "$shards/held_out" --base "$run/mini"
 python -m train.assemble_mini --identity-adapter "$run/identity_adapter/identity_adapter" --output "$run/mini"
 python -m train.evaluate_mini --base "$run/mini" "${data[@]}" --held-out "$shards/held_out" --output "$run/report"

@@ -143,8 +143,20 @@ def face_crop(image: Tensor, landmarks: Tensor, size: int = IDENTITY_CROP_SIZE) 
 
 def portrait_transform(landmarks: Tensor, size: int) -> Tensor:
     """The (B,2,3) similarity that brings the pupils of (B,189,2) landmarks to the canonical framing."""
-    half = INTER_PUPIL_FRACTION / 2
-    eyes = [[EYES_CENTRE[0] - half, EYES_CENTRE[1]], [EYES_CENTRE[0] + half, EYES_CENTRE[1]]]
+    return place_pupils(landmarks, size, INTER_PUPIL_FRACTION, EYES_CENTRE)
+
+
+def place_pupils(landmarks: Tensor, size: int, fraction: float, centre: tuple[float, float]) -> Tensor:
+    """The (B,2,3) similarity from (B,189,2) landmarks to a square of `size` pixels with upright pupils.
+
+    Args:
+        landmarks: pixels of the source.
+        size: side of the square, pixels.
+        fraction: from pupil to pupil, as a share of it.
+        centre: of the eyes, (x, y) in the same shares.
+    """
+    half = fraction / 2
+    eyes = [[centre[0] - half, centre[1]], [centre[0] + half, centre[1]]]
     target = torch.tensor(eyes, dtype=landmarks.dtype, device=landmarks.device) * size - 0.5
     return similarity_transform(landmarks[:, list(PUPIL_INDICES)], target)
 

@@ -34,7 +34,7 @@ class LandmarkRefiner(nn.Module):
 
     def __init__(
         self,
-        channels: Sequence[int] = (16, 32, 64, 96),
+        channels: Sequence[int] = (16, 24, 48, 64),
         feature_size: int = 16,
         hidden_size: int = 128,
         crop_size: int = 144,

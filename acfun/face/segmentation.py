@@ -13,6 +13,7 @@ from torch import Tensor
 
 from acfun.face.align import fit_size, measure_pupil_distance, scale_points
 from acfun.face.regions import BROW_CONTOURS, FACE_OVAL, REGIONS, draw_clothes, draw_polygon, draw_regions
+from acfun.face.segmenter import PortraitSegmenter, estimate_parts
 from acfun.images import blur, tensor_to_array
 from acfun.masks import reach
 
@@ -24,28 +25,35 @@ NEIGHBOURHOOD_WEIGHT = 0.7  # of the mean of 5 × 5 pixels beside the pixel itse
 NEAR_BLUR, FAR_BLUR = 0.25, 0.8
 ANYWHERE = (0.02, 0.08, 0.02, 0.02)  # face, hair, which may be long, body, background
 CLOTHES_CHANCE = 1.0  # beside the body: as likely as the background
-# Colours of what is hair or ground for certain tell loose hair, in pupil distances from hair, from ground: all of it
-# where they are by this factor, as a logarithm, more likely.
-SURE_HAIR, SURE_GROUND, HAIR_REACH, SURE_RATIO = 0.8, 0.95, 0.9, 1.5
-# The same of locks on clothes; how far hair goes on there, in reaches, and the breadth of a lock in pupil distances.
-SURE_BODY, LOCK_RATIO, NUM_LOCKS, LOCK_BREADTH = 0.8, 2.0, 3, 0.13
+# Colours of what is hair or body for certain tell locks on clothes, in pupil distances from hair: all of it where they
+# are by this factor, as a logarithm, more likely. How far hair goes on there, in reaches; a lock's breadth.
+SURE_HAIR, SURE_BODY, HAIR_REACH, LOCK_RATIO = 0.8, 0.8, 0.9, 2.0
+NUM_LOCKS, LOCK_BREADTH = 3, 0.13
 CORE_BLUR, MIN_CORE = 0.15, 0.9
 FILTER_RADIUS, COARSE_EPSILON, FINE_EPSILON = 3, 1e-2, 1e-3
 FEATURES_CERTAINTY = 0.5  # eyes and mouth are where landmarks are, or nowhere
+# What the segmenter says counts to this power; it is never quite sure.
+SEGMENTER_WEIGHT, SEGMENTER_DOUBT = 2.0, 0.02
 MIN_LENT = 0.6  # of hair in a larger picture, from which on it is hair in a portrait, too
 _HAIR = REGIONS.index("hair")
 _FACE = [REGIONS.index(name) for name in ("skin", "eyes", "mouth")]
 
 
 @torch.no_grad()
-def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *, gathers_hair: bool = False) -> Tensor:
+def segment_regions(
+    image: Tensor,
+    landmarks: Tensor,
+    certainty: float = 1.0,
+    segmenter: PortraitSegmenter | None = None,
+) -> Tensor:
     """The `REGIONS` of a portrait; at each pixel they sum to one.
 
     Args:
         image: (1,3,H,W) in [-1,1].
         landmarks: (1,189,2) pixels.
         certainty: in [0,1], of the landmarks. Below `FEATURES_CERTAINTY` eyes and mouth are taken for skin.
-        gathers_hair: whether hair that is longer or looser than most is hair all the same; else it is ground in part.
+        segmenter: of photographs, which says about where parts are besides the landmarks; hair goes on down clothes
+            then. Without one, landmarks and colours alone tell.
 
     Returns:
         (1,6,H,W) in [0,1], on the device of the image.
@@ -55,10 +63,11 @@ def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *,
     small = fit_size(size, SIDE)
     lab = _convert_to_lab(F.adaptive_avg_pool2d(picture, small))
     placed = scale_points(points, size, small)
-    expected = _expect_parts(placed, small, certainty)
+    seen = None if segmenter is None else estimate_parts(segmenter, picture, points, small)
+    expected = _expect_parts(placed, small, certainty, seen)
     parts, shares = _agree(expected, lab)
     unit = float(measure_pupil_distance(placed[0]).clamp(min=1))
-    parts = _gather_hair(parts, shares, unit) if gathers_hair else parts
+    parts = parts if segmenter is None else _gather_locks(parts, shares, unit)
     enlarged = F.interpolate(parts, size, mode="bilinear")
     face, hair, body, background = _filter_guided(_convert_to_lab(picture), enlarged, FINE_EPSILON).split(1, 1)
     features = draw_regions(points, size)[:, 1:3] * float(certainty >= FEATURES_CERTAINTY)
@@ -66,7 +75,12 @@ def segment_regions(image: Tensor, landmarks: Tensor, certainty: float = 1.0, *,
     return torch.cat([face * skin, face * features, hair, body, background], 1).to(image)
 
 
-def segment_people(image: Tensor, people: Tensor, certainty: float = 1.0, *, gathers_hair: bool = False) -> Tensor:
+def segment_people(
+    image: Tensor,
+    people: Tensor,
+    certainty: float = 1.0,
+    segmenter: PortraitSegmenter | None = None,
+) -> Tensor:
     """The `REGIONS` of a picture of several people; at each pixel they sum to one.
 
     Arguments and results are those of `segment_regions`, but for `people`: landmarks (F,189,2), of which `certainty`
@@ -74,7 +88,7 @@ def segment_people(image: Tensor, people: Tensor, certainty: float = 1.0, *, gat
     """
     regions = torch.cat(
         [
-            segment_regions(image, face[None], 1.0 if index else certainty, gathers_hair=gathers_hair)
+            segment_regions(image, face[None], 1.0 if index else certainty, segmenter)
             for index, face in enumerate(people)
         ]
     )
@@ -102,8 +116,8 @@ def lend_hair(regions: Tensor, hair: Tensor, landmarks: Tensor) -> Tensor:
     return torch.cat([face, own + lent.sum(1, keepdim=True), rest - lent], 1)
 
 
-def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float) -> Tensor:
-    """Chances (1,4,h,w) of face, hair, body and background by place alone."""
+def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float, seen: Tensor | None) -> Tensor:
+    """Chances (1,4,h,w) of face, hair, body and background by place, and by what a segmenter has `seen`, (1,4,h,w)."""
     drawn = draw_regions(points, size)
     parts = torch.cat([drawn[:, _FACE].sum(1, keepdim=True), drawn[:, len(_FACE) :]], 1)
     eye_to_eye = points[0, 1] - points[0, 0]
@@ -111,6 +125,8 @@ def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float) -> Te
     expected = (blur(parts, NEAR_BLUR * unit) + blur(parts, FAR_BLUR * unit)) / 2
     expected = expected + expected.new_tensor(ANYWHERE).view(1, 4, 1, 1)
     expected[:, 2] += CLOTHES_CHANCE * blur(draw_clothes(points, size), NEAR_BLUR * unit)[:, 0]
+    if seen is not None:
+        expected = expected * seen.clamp(min=SEGMENTER_DOUBT).pow(SEGMENTER_WEIGHT)
     expected = expected / expected.sum(1, keepdim=True)
     below_brows = draw_polygon(points[:, list(FACE_OVAL)], size)[:, None] * ~_is_above_brows(points, size)
     core = certainty * (blur(below_brows, CORE_BLUR * unit) > MIN_CORE).float()
@@ -148,23 +164,22 @@ def _compute_likelihoods(parts: Tensor, shares: Tensor) -> Tensor:
     return likelihoods
 
 
-def _gather_hair(parts: Tensor, shares: Tensor, unit: float) -> Tensor:
-    """Parts (1,4,h,w) in which ground and clothes beside hair are hair where they have its colours.
+def _gather_locks(parts: Tensor, shares: Tensor, unit: float) -> Tensor:
+    """Parts (1,4,h,w) in which clothes beside hair are hair where they have its colours, from one lock to the next.
 
-    On clothes, which long hair lies on, it goes on from one lock to the next; pupils are `unit` pixels apart.
+    Pupils are `unit` pixels apart.
     """
     face, hair, body, ground = parts.split(1, 1)
     near = _is_near(hair, HAIR_REACH * unit)
-    is_sure = torch.cat([hair > SURE_HAIR, (body > SURE_BODY) & ~near, ground > SURE_GROUND], 1)
-    of_hair, of_body, of_ground = _compute_likelihoods(is_sure.float(), shares).T.view(3, *hair.shape)
-    loose = near * ground * ((of_hair / of_ground).log() / SURE_RATIO).clamp(0, 1)
+    is_sure = torch.cat([hair > SURE_HAIR, (body > SURE_BODY) & ~near], 1)
+    of_hair, of_body = _compute_likelihoods(is_sure.float(), shares).T.view(2, *hair.shape)
     is_lock = ((of_hair / of_body).log() / LOCK_RATIO).clamp(0, 1) * float(is_sure[:, 1].any())
     # Chains, seams and what is in a pattern are narrower.
     is_broad = (4 * blur((hair + is_lock).clamp(max=1), LOCK_BREADTH * unit) - 2).clamp(0, 1)
     locks = torch.zeros_like(body)
     for _ in range(NUM_LOCKS):
         locks = _is_near(hair + locks, HAIR_REACH * unit) * body * is_lock * is_broad
-    return torch.cat([face, hair + loose + locks, body - locks, ground - loose], 1)
+    return torch.cat([face, hair + locks, body - locks, ground], 1)
 
 
 def _is_near(mask: Tensor, margin: float) -> Tensor:
