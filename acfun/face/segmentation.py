@@ -126,7 +126,11 @@ def _expect_parts(points: Tensor, size: tuple[int, int], certainty: float, seen:
     expected = expected + expected.new_tensor(ANYWHERE).view(1, 4, 1, 1)
     expected[:, 2] += CLOTHES_CHANCE * blur(draw_clothes(points, size), NEAR_BLUR * unit)[:, 0]
     if seen is not None:
-        expected = expected * seen.clamp(min=SEGMENTER_DOUBT).pow(SEGMENTER_WEIGHT)
+        # Which of what is below a chin is skin, colours tell better: a black collar was a neck.
+        face, hair, body, background = seen.split(1, 1)
+        either = torch.maximum(face, body)
+        told = torch.cat([either, hair, either, background], 1)
+        expected = expected * told.clamp(min=SEGMENTER_DOUBT).pow(SEGMENTER_WEIGHT)
     expected = expected / expected.sum(1, keepdim=True)
     below_brows = draw_polygon(points[:, list(FACE_OVAL)], size)[:, None] * ~_is_above_brows(points, size)
     core = certainty * (blur(below_brows, CORE_BLUR * unit) > MIN_CORE).float()

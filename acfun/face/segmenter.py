@@ -19,6 +19,7 @@ from acfun.paths import mini_dir
 PARTS = ("face", "hair", "body", "background")
 PUPIL_FRACTION = 0.125  # from pupil to pupil, as a share of the crop
 EYES_CENTRE = (0.5, 0.4)
+OUTSIDE = (0.0, 0.0, 0.5, 0.5)  # what parts are outside the crop
 SEGMENTER_STRIDE = 16
 
 
@@ -92,7 +93,7 @@ def frame_portrait(landmarks: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def estimate_parts(segmenter: PortraitSegmenter, image: Tensor, landmarks: Tensor, size: tuple[int, int]) -> Tensor:
-    """How likely each of the `PARTS` is at each pixel, as it is and in a mirror; outside the crop all are alike.
+    """How likely each of the `PARTS` is at each pixel, as it is and in a mirror; outside the crop is no head.
 
     Args:
         segmenter: in evaluation mode.
@@ -118,4 +119,4 @@ def estimate_parts(segmenter: PortraitSegmenter, image: Tensor, landmarks: Tenso
     grid = ((2 * transform_points(pixels, transform) + 1) / side - 1).reshape(1, height, width, 2)
     placed = F.grid_sample(chances, grid, padding_mode="border", align_corners=False)
     is_inside = (grid.abs() < 1).all(-1)[:, None]
-    return torch.where(is_inside, placed, 1 / len(PARTS))
+    return torch.where(is_inside, placed, placed.new_tensor(OUTSIDE).view(1, -1, 1, 1))

@@ -4,13 +4,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from skimage import data as skimage_data
 from torch import Tensor
 
 from acfun.errors import BaseNotFoundError
 from acfun.face.align import transform_points
-from acfun.face.segmenter import EYES_CENTRE, PARTS, PUPIL_FRACTION, PortraitSegmenter, estimate_parts, frame_portrait
+from acfun.face.finder import find_face
+from acfun.face.segmenter import (
+    EYES_CENTRE,
+    PARTS,
+    PUPIL_FRACTION,
+    PortraitSegmenter,
+    estimate_parts,
+    frame_portrait,
+    load_segmenter,
+)
+from acfun.paths import mini_dir
 from acfun.portrait import place_mean_face
 
+# Pixels (x, y) of scikit-image's astronaut.
+ASTRONAUT = {
+    "face": ((224, 135), (200, 130), (245, 150)),
+    "hair": ((215, 35), (175, 80), (270, 80)),
+    "body": ((120, 300), (330, 300)),
+    "background": ((80, 60), (330, 90), (110, 140)),
+}
 CROP, SIZE = 32, 64
 LANDMARKS = place_mean_face(SIZE)[None]
 
@@ -39,11 +57,12 @@ def test_pupils_come_to_lie_where_the_crop_has_them() -> None:
     assert pupils.mean(0).tolist() == pytest.approx([share * CROP - 0.5 for share in EYES_CENTRE], abs=1e-3)
 
 
-def test_chances_sum_to_one_and_are_even_outside_the_crop() -> None:
+def test_chances_sum_to_one_and_there_is_no_head_outside_the_crop() -> None:
     width = 6 * SIZE
     chances = estimate_parts(build_segmenter(), draw_noise(width), LANDMARKS, (SIZE, width))
     torch.testing.assert_close(chances.sum(1), torch.ones(1, SIZE, width))
-    torch.testing.assert_close(chances[..., -SIZE:], torch.full((1, len(PARTS), SIZE, SIZE), 1 / len(PARTS)))
+    outside = torch.tensor([0.0, 0.0, 0.5, 0.5]).view(1, -1, 1, 1).expand(1, -1, SIZE, SIZE)
+    assert torch.equal(chances[..., -SIZE:], outside)
     assert float(chances[..., :SIZE].std()) > 1e-3
 
 
@@ -73,3 +92,14 @@ def test_save_and_load_keep_every_answer(tmp_path: Path) -> None:
 def test_a_folder_without_a_segmenter_is_named(tmp_path: Path) -> None:
     with pytest.raises(BaseNotFoundError, match=r"it holds no segmenter; train one with train/pretrain_segmenter\.py"):
         PortraitSegmenter.from_pretrained(tmp_path)
+
+
+@pytest.mark.skipif(
+    not (mini_dir() / "segmenter" / "model.safetensors").is_file(), reason="the embedded segmenter is not trained yet"
+)
+@pytest.mark.parametrize("part", PARTS)
+def test_the_embedded_one_tells_the_parts_of_the_astronaut(part: str) -> None:
+    picture = torch.from_numpy(skimage_data.astronaut()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    landmarks = find_face(picture).landmarks[None]
+    chances = estimate_parts(load_segmenter(), picture, landmarks, (512, 512))[0]
+    assert all(int(chances[:, y, x].argmax()) == PARTS.index(part) for x, y in ASTRONAUT[part])
