@@ -19,8 +19,10 @@ from acfun.face.align import invert_transform, scale_points, transform_points, w
 from acfun.face.segmentation import segment_people
 from acfun.face.segmenter import PARTS, PortraitSegmenter, frame_portrait
 from acfun.images import compute_luma, load_image, pil_to_tensor, resize
+from acfun.patches import merge_face
 from acfun.paths import atomic_write
 from acfun.synthetic.data import list_faces, list_portraits, require_data_dir
+from acfun.synthetic.samples import load_landmark_table
 from train import pretraining
 
 SIZE = 160  # of the crops, pixels
@@ -41,7 +43,7 @@ def label_photo(photo: Tensor, landmarks: Tensor, segmenter: PortraitSegmenter |
     size = (round(whole[0] * factor), round(whole[1] * factor))
     image, points = resize(photo, size), scale_points(landmarks, whole, size)
     regions = segment_people(image, points, segmenter=segmenter)
-    parts = torch.cat([regions[:, :3].sum(1, keepdim=True), regions[:, 3:]], 1)
+    parts = merge_face(regions)
     transform = frame_portrait(points, SIZE)
     layers = warp(torch.cat([image, parts], 1), transform, (SIZE, SIZE))
     ticks = torch.arange(SIZE, dtype=torch.float32)
@@ -60,18 +62,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--portrait-landmarks", type=Path, required=True, help=".npz of `train.annotate_portraits`")
     parser.add_argument("--segmenter", type=Path, help="folder of the segmenter of the round before")
-    parser.add_argument("--limit", type=int, help="label so many photographs alone")
     args = parser.parse_args()
     pretraining.prepare_process(num_threads=1)
     segmenter = None if args.segmenter is None else PortraitSegmenter.from_pretrained(args.segmenter)
     data_dir = require_data_dir()
-    with np.load(args.portrait_landmarks) as found:
-        landmarks = dict(zip(found["keys"].tolist(), torch.from_numpy(found["landmarks"]), strict=True))
+    landmarks = load_landmark_table(args.portrait_landmarks)
     photos = [photo for photo in (*list_faces(data_dir), *list_portraits(data_dir)) if photo.key in landmarks]
-    photos = photos[: args.limit]
     rows: list[tuple[Any, float]] = []
     for photo in photos:
-        layers, spread = label_photo(pil_to_tensor(load_image(photo.path)), landmarks[photo.key][None], segmenter)
+        layers, spread = label_photo(
+            pil_to_tensor(load_image(photo.path)), torch.from_numpy(landmarks[photo.key])[None], segmenter
+        )
         rows.append((layers.permute(1, 2, 0).numpy(), spread))
     with atomic_write(args.output) as temporary, temporary.open("wb") as file:
         np.savez(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acfun.errors import DataError
+from acfun.face.align import transform_points
 from acfun.face.segmenter import EYES_CENTRE, PARTS, PUPIL_FRACTION
 from acfun.masks import fill
 from acfun.synthetic.samples import ATTRIBUTES_FILE
@@ -76,7 +77,7 @@ def group_people(people: LabelledPeople) -> list[np.ndarray[Any, Any]]:
 
 def _name_groups(keys: Sequence[str]) -> list[str]:
     with ATTRIBUTES_FILE.open(encoding="utf-8", newline="") as file:
-        rows = {row["file"]: row for row in csv.DictReader(file)}
+        rows = {row["file"]: row for row in csv.DictReader(file)}  # captions know no length of hair
 
     def name_group(row: dict[str, str]) -> str:
         if row.get("hair") == "bald":
@@ -144,7 +145,7 @@ def _move(layers: Tensor, generator: torch.Generator) -> Tensor:
     framings = similarity_about_centre(angle, scale, 0.1 * torch.randn(count, 2, generator=generator))
     ticks = (torch.arange(size) + 0.5) / size
     points = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).reshape(1, -1, 2)
-    source = points @ framings[:, :, :2].transpose(1, 2) + framings[:, None, :, 2]
+    source = transform_points(points, framings)
     grid = (2 * source - 1).reshape(count, size, size, 2)
     return F.grid_sample(layers, grid, padding_mode="zeros", align_corners=False)
 

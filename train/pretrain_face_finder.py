@@ -205,10 +205,7 @@ class FaceFinderRun:
         with self.accelerator.autocast():
             losses = self.trainer(faces, scenes)
         total = torch.stack([LOSS_WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
-        self.accelerator.backward(total)
-        self.accelerator.clip_grad_norm_(self.trainer.parameters(), 2.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        pretraining.descend(self.accelerator, total, self.trainer, self.optimizer, max_norm=2.0)
         self.ema.update(self.finder)
         return {name: float(loss.detach()) for name, loss in losses.items()}
 

@@ -118,11 +118,8 @@ class RefinerRun:
                 crops.contiguous(memory_format=torch.channels_last), guess, self.finder.regressor.mean_shape
             )
         errors = [(found - points).norm(dim=-1).mean() / INTER_PUPIL_FRACTION for found in rounds]
-        total = sum(weight * error for weight, error in zip(ROUND_WEIGHTS, errors, strict=True))
-        self.accelerator.backward(total)
-        self.accelerator.clip_grad_norm_(self.trainer.parameters(), 2.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.stack([weight * error for weight, error in zip(ROUND_WEIGHTS, errors, strict=True)]).sum()
+        pretraining.descend(self.accelerator, total, self.trainer, self.optimizer, max_norm=2.0)
         self.ema.update(self.refiner)
         before = (guess - points).norm(dim=-1).mean() / INTER_PUPIL_FRACTION
         return {"before": float(before)} | {f"round_{i}": float(error.detach()) for i, error in enumerate(errors, 1)}

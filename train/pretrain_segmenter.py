@@ -97,10 +97,7 @@ class SegmenterRun:
         with self.accelerator.autocast():
             logits = self.trainer(images.contiguous(memory_format=torch.channels_last))
         loss = compute_loss(logits, parts, inside)
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.trainer.parameters(), 2.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        pretraining.descend(self.accelerator, loss, self.trainer, self.optimizer, max_norm=2.0)
         self.ema.update(self.segmenter)
         return {"loss": float(loss.detach())}
 

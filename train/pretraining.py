@@ -131,6 +131,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group.get("scale", 1.0)
 
 
+def descend(
+    accelerator: Accelerator, loss: Tensor, module: torch.nn.Module, optimizer: torch.optim.Optimizer, max_norm: float
+) -> None:
+    """Take one step down a loss, with gradients of all of the module's parameters no longer than `max_norm`."""
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(module.parameters(), max_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
 # --- loop ---
 
 
